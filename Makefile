@@ -1,0 +1,51 @@
+# Needs python3 (3.11 or newer) and make. Everything else is installed into $(VENV), once.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+# Modules are compiled when they are installed; our own are when they are first imported. An environment that forbids that
+# makes every process slower.
+unexport PYTHONDONTWRITEBYTECODE
+# Another environment that happens to be active is not ours.
+unexport VIRTUAL_ENV
+unexport PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format bench constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+env: $(STAMP) ## make the environment in .venv (the other targets do it by themselves)
+	@:
+
+$(STAMP): pyproject.toml constraints.txt tools/bootstrap.sh
+	@PYTHON='$(PYTHON)' sh tools/bootstrap.sh '$(VENV)'
+
+demo: $(STAMP) ## the study ablations/filter.yaml: a fair answer in a few minutes
+	@$(BIN)/simlap ablate ablations/filter.yaml
+
+test: export OMP_NUM_THREADS = 1
+test: $(STAMP) ## all tests: the fast ones, then the slow ones
+	@status=0; \
+	$(BIN)/python -m pytest -m 'not slow' || status=$$?; \
+	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow || status=$$?; fi; \
+	exit $$status
+
+lint: $(STAMP) ## style, types, architecture, tree
+	@sh tools/lint.sh '$(BIN)'
+
+format: $(STAMP) ## let ruff format and repair what it can
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+bench: $(STAMP) ## cost of the loss and of scheduling, against plain forms
+	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit; done
+
+constraints: $(STAMP) ## renew constraints.txt to the newest versions that pyproject.toml allows
+	@sh tools/constraints.sh '$(BIN)'
+
+clean: ## remove the environment and caches (never runs/ or mlflow.db)
+	rm -rf $(VENV) .venv-ci .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find simlap tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

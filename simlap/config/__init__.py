@@ -1,0 +1,16 @@
+"""The experiment file: schema, loading, overrides, identity."""
+
+from simlap.config.identity import canonical_hash, cell_id, evaluation_id
+from simlap.config.load import load_experiment, override, parse_override, validate
+from simlap.config.schema import Experiment
+
+__all__ = [
+    "Experiment",
+    "canonical_hash",
+    "cell_id",
+    "evaluation_id",
+    "load_experiment",
+    "override",
+    "parse_override",
+    "validate",
+]

@@ -1,0 +1,54 @@
+"""A run's identity: a hash of every field that changes what training computes, the seed and the data included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from simlap.config.schema import Evaluation, Experiment
+
+EXCLUDED = {
+    "name": "a label for people",
+    "checkpoint": "when state is saved does not change the state",
+    "evaluate": "evaluation never advances a training stream and has an id of its own",
+    "resources": "W workers compute what one computes; `precision: auto` is resolved first",
+    "train.precision": "replaced by its resolved value",
+    "data.train": "a path: the fingerprint of what lies there counts",
+    "data.test": "a path: the fingerprint of what lies there counts",
+}
+"""Fields left out of the identity, and why. A test holds this list against the schema."""
+
+
+def training_part(experiment: Experiment, data_fingerprint: str) -> dict[str, Any]:
+    """The canonical form: fields at their default left out, so that ids survive new fields."""
+    tree: dict[str, Any] = experiment.model_dump(mode="json", exclude_defaults=True)
+    tree["seed"] = experiment.seed
+    tree["schema_version"] = experiment.schema_version
+    for path in EXCLUDED:
+        node = tree
+        *above, last = path.split(".")
+        for key in above:
+            node = node.get(key, {})
+        node.pop(last, None)
+    tree["data"]["fingerprint"] = data_fingerprint
+    if experiment.precision != "fp32":
+        tree.setdefault("train", {})["precision"] = experiment.precision
+    return {key: value for key, value in tree.items() if value != {}}
+
+
+def canonical_hash(value: object) -> str:
+    """16 hex digits of the SHA-256 of the value's canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cell_id(experiment: Experiment, data_fingerprint: str) -> str:
+    """The id of the run (DESIGN: hash of the canonical training part of the resolved experiment)."""
+    return canonical_hash(training_part(experiment, data_fingerprint))
+
+
+def evaluation_id(evaluation: Evaluation, checkpoint_sha256: str) -> str:
+    """The id of one evaluation of one checkpoint; when it runs along the way does not count."""
+    protocol = evaluation.model_dump(mode="json", exclude={"every_epochs"})
+    return canonical_hash({"protocol": protocol, "checkpoint": checkpoint_sha256})

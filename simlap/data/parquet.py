@@ -1,0 +1,259 @@
+"""Parquet in the Hugging Face image layout: a struct{bytes, path} or binary image column, and integer labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from pyarrow import fs as pafs
+from torch import Tensor
+
+from simlap.config.schema import ParquetData
+from simlap.data.decode import DecodeError, decode_images
+from simlap.data.source import Part
+from simlap.errors import DataError, nearest
+
+_IMAGE_COLUMNS = ("image", "img")
+_MAGIC = b"PAR1"
+_CHUNK = 256
+_THREADS = min(8, os.cpu_count() or 1)  # helps large images; small ones are bound by the interpreter
+_MAX_LABEL = 1 << 31
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One Parquet file."""
+
+    name: str
+    """Path relative to the part's folder."""
+    path: str
+    size: int
+    footer_hash: str
+    schema: Any  # pa.Schema
+    rows: int
+
+
+class _PartFiles:
+    """The files of the training or the test part, checked, with their labels."""
+
+    def __init__(self, part: Part, uri: str, data: ParquetData) -> None:
+        self.key = f"data.{part}"
+        self._fs, self._root = _filesystem(self.key, uri)
+        self.where = uri if "://" in uri else self._root
+        try:
+            self.shards = self._read_footers()
+            self.image_column = self._find_image_column(data.image_column)
+            self.labels, self.class_names = self._read_labels(data.label_column)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.key}: cannot read {self.where}: {error}") from error
+        if not len(self.labels):
+            raise DataError(f"{self.key}: {self.where} has no rows")
+
+    # --- files
+
+    def _read_footers(self) -> list[_Shard]:
+        info = self._fs.get_file_info(self._root)
+        if info.type == pafs.FileType.NotFound:
+            raise DataError(f"{self.key}: no such file or folder: {self.where}")
+        if info.type == pafs.FileType.File:
+            return [self._read_footer(info, info.base_name)]
+        found = self._fs.get_file_info(pafs.FileSelector(self._root))
+        files = sorted(
+            (item for item in found if item.type == pafs.FileType.File and item.base_name.endswith(".parquet")),
+            key=lambda item: item.base_name,
+        )
+        if not files:
+            names = ", ".join(sorted(item.base_name for item in found)[:10]) or "nothing"
+            raise DataError(f"{self.key}: no *.parquet file in the folder {self.where} (it holds: {names})")
+        return [self._read_footer(item, item.base_name) for item in files]
+
+    def _read_footer(self, info: Any, name: str) -> _Shard:
+        with self._fs.open_input_file(info.path) as file:
+            size = file.size()
+            tail = b""
+            if size >= 12:
+                file.seek(size - 8)
+                tail = file.read(8)
+            length = int.from_bytes(tail[:4], "little")
+            if tail[4:] != _MAGIC or length > size - 12:
+                raise DataError(f"{self.key}: {info.path} is not a Parquet file, or it was cut off")
+            file.seek(size - 8 - length)
+            footer_hash = hashlib.sha256(file.read(length)).hexdigest()
+            file.seek(0)
+            try:
+                parquet = pq.ParquetFile(file)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{self.key}: {info.path}: damaged Parquet footer: {error}") from error
+            return _Shard(name, info.path, size, footer_hash, parquet.schema_arrow, parquet.metadata.num_rows)
+
+    # --- columns
+
+    def _find_image_column(self, wanted: str | None) -> str:
+        columns = self.shards[0].schema.names
+        if wanted is None:
+            here = [name for name in _IMAGE_COLUMNS if name in columns]
+            if len(here) != 1:
+                problem = "both `image` and `img`" if here else "neither `image` nor `img`"
+                raise DataError(
+                    f"{self.key}: {self.shards[0].path} has {problem}; name the image column in data.image_column "
+                    f"(columns: {', '.join(columns)})"
+                )
+            wanted = here[0]
+        for shard in self.shards:
+            kind = self._type_of(shard, wanted, "data.image_column")
+            if pa.types.is_struct(kind):
+                names = [kind.field(i).name for i in range(kind.num_fields)]
+                fits = "bytes" in names and _is_binary(kind.field("bytes").type)
+            else:
+                fits = _is_binary(kind)
+            if not fits:
+                raise DataError(
+                    f"data.image_column: column {wanted!r} of {shard.path} is {kind}; "
+                    "it must be binary or struct<bytes: binary, path: string>"
+                )
+        return wanted
+
+    def _type_of(self, shard: _Shard, column: str, key: str) -> Any:
+        columns = shard.schema.names
+        if column not in columns:
+            near = nearest(column, columns)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise DataError(f"{key}: no column {column!r} in {shard.path} (columns: {', '.join(columns)}){hint}")
+        return shard.schema.field(column).type
+
+    def _read_labels(self, column: str) -> tuple[Tensor, tuple[str, ...] | None]:
+        parts, names = [], None
+        for shard in self.shards:
+            kind = self._type_of(shard, column, "data.label_column")
+            if not pa.types.is_integer(kind):
+                raise DataError(
+                    f"data.label_column: column {column!r} of {shard.path} is {kind}; labels must be integers"
+                )
+            with self._fs.open_input_file(shard.path) as file:
+                values = pq.ParquetFile(file).read(columns=[column]).column(0)
+            valid = pc.and_(pc.greater_equal(values, 0), pc.less(values, _MAX_LABEL))
+            row = pc.index(pc.fill_null(valid, False), False).as_py()
+            if row >= 0:
+                raise DataError(
+                    f"data.label_column: {shard.path}, row {row}: label {values[row].as_py()}; "
+                    "labels must be 0, 1, ... (a set without labels cannot be used)"
+                )
+            parts.append(torch.tensor(values.cast(pa.int64()).to_numpy()))
+            names = names or _class_names(shard.schema, column)
+        return torch.cat(parts), names
+
+    # --- images
+
+    def decode(self, size: int) -> Tensor:
+        """uint8 [n, 3, size, size]."""
+        out = torch.empty((len(self.labels), 3, size, size), dtype=torch.uint8)
+        first = 0
+        for shard in self.shards:
+            try:
+                decode_images(self._chunks(shard), out[first : first + shard.rows], _THREADS)
+            except DecodeError as error:
+                path = self._image_path(shard, error.row)
+                name = f" ({path})" if path else ""
+                raise DataError(f"{self.key}: {shard.path}, row {error.row}{name}: {error.reason}") from error
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{self.key}: cannot read {shard.path}: {error}") from error
+            first += shard.rows
+        return out
+
+    def _chunks(self, shard: _Shard) -> Iterator[Sequence[bytes | None]]:
+        with self._fs.open_input_file(shard.path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(_CHUNK, columns=[self.image_column]):
+                column = batch.column(0)
+                yield (pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column).to_pylist()
+
+    def _image_path(self, shard: _Shard, row: int) -> str | None:
+        """The `path` stored beside an image, for messages."""
+        with self._fs.open_input_file(shard.path) as file:
+            value = pq.ParquetFile(file).read(columns=[self.image_column]).column(0)[row].as_py()
+        return value.get("path") if isinstance(value, dict) else None
+
+
+class ParquetSource:
+    """A local file, a folder of `*.parquet` shards (in the order of their names) or any pyarrow.fs URI."""
+
+    def __init__(self, data: ParquetData) -> None:
+        self._size = data.image_size
+        self._parts: dict[Part, _PartFiles] = {
+            "train": _PartFiles("train", data.train, data),
+            "test": _PartFiles("test", data.test, data),
+        }
+        train, test = self._parts["train"], self._parts["test"]
+        if train.class_names and test.class_names and train.class_names != test.class_names:
+            differ = next(
+                (f"{a!r} and {b!r}" for a, b in zip(train.class_names, test.class_names, strict=False) if a != b),
+                f"{len(train.class_names)} and {len(test.class_names)} of them",
+            )
+            raise DataError(f"data.test: class names in {test.where} differ from those in {train.where}: {differ}")
+        names = train.class_names or test.class_names
+        self.class_names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
+        for part in (train, test):
+            self._check_range(part, data.label_column, "named" if names else "in the training part")
+        self.fingerprint = self._fingerprint(data.label_column)
+
+    def labels(self, part: Part) -> Tensor:
+        return self._parts[part].labels
+
+    def images(self, part: Part) -> Tensor:
+        return self._parts[part].decode(self._size)
+
+    def where(self, part: Part) -> str:
+        return f"data.{part}: {self._parts[part].where}"
+
+    def _check_range(self, part: _PartFiles, column: str, origin: str) -> None:
+        largest = int(part.labels.max())
+        if largest >= len(self.class_names):
+            raise DataError(
+                f"{part.key}: {part.where}: column {column!r} has label {largest}, "
+                f"but there are {len(self.class_names)} classes {origin} (labels 0 to {len(self.class_names) - 1})"
+            )
+
+    def _fingerprint(self, label_column: str) -> str:
+        facts: dict[str, object] = {"source": "parquet", "label_column": label_column, "classes": self.class_names}
+        for name, part in self._parts.items():
+            facts[name] = {
+                "image_column": part.image_column,
+                "files": [[shard.name, shard.size, shard.footer_hash] for shard in part.shards],
+                "labels": hashlib.sha256(part.labels.numpy().astype("<i8").tobytes()).hexdigest(),
+            }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _filesystem(key: str, uri: str) -> tuple[Any, str]:
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, root = pafs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise DataError(f"{key}: {uri!r}: {error}") from error
+    return filesystem, posixpath.normpath(root)
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _class_names(schema: Any, column: str) -> tuple[str, ...] | None:
+    """Class names from the metadata that the `datasets` library writes, where they are there and well formed."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None

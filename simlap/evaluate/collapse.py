@@ -1,0 +1,95 @@
+"""How much of the projection space the features use, and how they lie in it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_MAX_UNIFORMITY_ROWS = 2048
+_NO_SPREAD = 1e-12  # variance below this share of the mean squared norm is float32 rounding
+
+
+@torch.no_grad()
+def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
+    """Measures of dimensional collapse.
+
+    `effective_rank`: exp of the entropy of the normalised spectrum (Roy & Vetterli, EUSIPCO 2007, with the eigenvalues
+    of the covariance for the singular values), and `participation_ratio`: (sum of eigenvalues)^2 / sum of squares; both
+    between 1 and D, and 0 where all features are one. `alignment`: mean squared distance over all pairs of one class,
+    and `uniformity`: log of the mean of exp(-2 squared distance) over all pairs; both of z on the unit sphere (Wang &
+    Isola, ICML 2020). These two are left out where there is no pair.
+
+    Args:
+        z: [n, D], projected features.
+        labels: int64 [n].
+    """
+    if not len(z):
+        raise ValueError("collapse metrics need features, got none")
+    z = z.double()
+    values = spectrum(z)
+    total = float(values.sum())
+    metrics = {"effective_rank": 0.0, "participation_ratio": 0.0}
+    if total > 0:
+        p = values / total
+        metrics["effective_rank"] = math.exp(-float(torch.xlogy(p, p).sum()))
+        metrics["participation_ratio"] = 1 / float(p.square().sum())
+    unit = F.normalize(z, dim=1)
+    for name, value in (("alignment", alignment(unit, labels)), ("uniformity", uniformity(unit))):
+        if value is not None:
+            metrics[name] = value
+    return metrics
+
+
+def spectrum(z: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of z [n, D], not all of the zeros: min(n, D) of them, ascending, on the CPU.
+
+    From the smaller of the two products of the centred features, which share their non-zero eigenvalues.
+    """
+    centred = z - z.mean(0)
+    n, width = z.shape
+    gram = centred @ centred.T if n < width else centred.T @ centred
+    values: Tensor = torch.linalg.eigvalsh((gram / n).cpu()).clamp(min=0)
+    if float(values.sum()) <= _NO_SPREAD * float(z.square().sum() / n):
+        return torch.zeros_like(values)
+    return values
+
+
+def alignment(unit: Tensor, labels: Tensor) -> float | None:
+    """Mean squared distance over all pairs (i, j), i != j, of one class; None where there is no such pair.
+
+    Exact without the pairs: over the ordered pairs of a class of m, sum |a - b|^2 = 2 m sum |a|^2 - 2 |sum a|^2.
+
+    Args:
+        unit: [n, D], on the unit sphere.
+        labels: int64 [n].
+    """
+    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
+    pairs = int((sizes * (sizes - 1)).sum())
+    if not pairs:
+        return None
+    sums = unit.new_zeros(len(sizes), unit.shape[1]).index_add_(0, classes, unit)  # [classes, D]
+    squares = unit.new_zeros(len(sizes)).index_add_(0, classes, unit.square().sum(1))
+    return max(0.0, float(2 * (sizes * squares).sum() - 2 * sums.square().sum()) / pairs)
+
+
+def uniformity(unit: Tensor, max_rows: int = _MAX_UNIFORMITY_ROWS) -> float | None:
+    """log mean exp(-2 |a - b|^2) over the pairs of distinct rows; None for a single row.
+
+    Of more than `max_rows` rows, so many evenly spaced ones are taken.
+
+    Args:
+        unit: [n, D], on the unit sphere.
+    """
+    n = len(unit)
+    if n > max_rows:
+        unit = unit[torch.arange(max_rows, device=unit.device) * n // max_rows]
+        n = max_rows
+    if n < 2:
+        return None
+    squares = unit.square().sum(1)
+    distances = (squares[:, None] + squares[None] - 2 * unit @ unit.T).clamp(min=0)  # [n, n]
+    distances.fill_diagonal_(math.inf)  # a row is no pair with itself
+    return float((-2 * distances).flatten().logsumexp(0)) - math.log(n * (n - 1))

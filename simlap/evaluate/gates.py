@@ -1,0 +1,45 @@
+"""What the gates do: how open they are, and how decided."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def gate_statistics(gates: Tensor) -> dict[str, Tensor]:
+    """Sums over the rows of a batch, to be added over batches and workers and divided by the number of rows.
+
+    `mean`: of the gates. `entropy`: Bernoulli entropy in nats, mean over D. `activation`: sum over D (what the authors
+    log). `open_fraction`: share of gates above one half.
+
+    Args:
+        gates: g in [0, 1], [b, D].
+
+    Returns:
+        Scalars, float32, on the device of `gates`.
+    """
+    g = gates.detach().float()
+    width = g.shape[1]
+    activation = g.sum()
+    return {
+        "mean": activation / width,
+        "entropy": -(torch.xlogy(g, g) + torch.xlogy(1 - g, 1 - g)).sum() / width,
+        "activation": activation,
+        "open_fraction": (g > 0.5).float().sum() / width,
+    }
+
+
+def gate_warning(mean: float, *, near: float = 0.01) -> str | None:
+    """A warning where all gates are near 0 or near 1 (`mean` within `near` of it), None otherwise."""
+    if mean < near:
+        return (
+            f"all gates are near 0 (mean {mean:.4f}): the subspaces are empty and the loss says little; "
+            "try a lower learning rate or another method.gate"
+        )
+    if mean > 1 - near:
+        return (
+            f"all gates are near 1 (mean {mean:.4f}): the filter does nothing, as with `method.gate: {{kind: open}}`; "
+            "try a lower learning rate or another method.gate"
+        )
+    return None

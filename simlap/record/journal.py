@@ -1,0 +1,161 @@
+"""The journal of a run: immutable segments of JSON lines, and the views read from them. It is the truth; MLflow is a projection.
+
+A run directory `cells/<cell id>/` holds `config.yaml`, `provenance.json`, `journal/<writer>-<attempt>-<seq>.jsonl`, `checkpoints/` and
+`result.json`. A segment is written once, before the checkpoint that covers it. Rows of epochs that a later attempt trained again
+(because no checkpoint covered them) are superseded by it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+from simlap.config import yaml
+from simlap.errors import ConfigError
+from simlap.record.view import ArmView, CellState, CellView, EpochRow, StudyView
+from simlap.storage import Storage
+
+SCHEMA_VERSION = 1
+_SEGMENT = re.compile(r"^(?P<writer>.+)-(?P<attempt>\d{4})-(?P<seq>\d{5})\.jsonl$")
+_LAST = 99_999
+_CHECKPOINT = re.compile(r"^epoch-(\d{5})-")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def cell_storage(storage: Storage, cell_id: str) -> Storage:
+    """The run directory of a cell."""
+    return storage.child("cells", cell_id)
+
+
+class Journal:
+    """One attempt's writer. Every call publishes one segment."""
+
+    def __init__(self, cell: Storage, *, writer: str, attempt: int) -> None:
+        self.cell, self.writer, self.attempt = cell, writer, attempt
+        self._sequence = 0
+
+    def write(self, *rows: dict[str, Any]) -> None:
+        """Publish rows as one immutable segment."""
+        first = {"schema_version": SCHEMA_VERSION, "attempt": self.attempt}
+        lines = [json.dumps({**(first if i == 0 else {}), "t": now_ms(), **row}) for i, row in enumerate(rows)]
+        name = f"journal/{self.writer}-{self.attempt:04d}-{self._sequence:05d}.jsonl"
+        self.cell.write(name, ("\n".join(lines) + "\n").encode())
+        self._sequence += 1
+
+    def start(self, epoch: int, step: int) -> None:
+        self.write({"type": "start", "from_epoch": epoch, "from_step": step})
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.write({"type": "metrics", "epoch": epoch, "metrics": metrics})
+
+    def end(self, state: CellState, epoch: int, *, reason: str | None = None, error: str | None = None) -> None:
+        """The attempt is over: done, stopped (by a scheduler), interrupted (by the user) or failed. Nothing follows it."""
+        self._sequence = _LAST
+        self.write({"type": "end", "state": state, "epoch": epoch, "reason": reason, "error": error})
+
+
+def next_attempt(cell: Storage) -> int:
+    """One more than the highest attempt that left a segment."""
+    return max((int(m["attempt"]) for m in map(_SEGMENT.match, cell.list("journal")) if m), default=0) + 1
+
+
+def read_rows(cell: Storage) -> list[dict[str, Any]]:
+    """All rows of all segments in order of attempt and sequence, superseded or not."""
+    segments = sorted(
+        (int(m["attempt"]), int(m["seq"]), m["writer"], name)
+        for name in cell.list("journal")
+        if (m := _SEGMENT.match(name))
+    )
+    rows = []
+    for attempt, _, _, name in segments:
+        for line in cell.read(f"journal/{name}").decode().splitlines():
+            rows.append({**json.loads(line), "attempt": attempt})
+    return rows
+
+
+def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> CellView:
+    """The view of one cell; state `new` where there is nothing."""
+    cell = cell_storage(storage, cell_id)
+    rows = read_rows(cell)
+    config = yaml.parse(cell.read("config.yaml").decode()) if rows else {}
+    if not rows:
+        return CellView(cell_id=cell_id, seed=seed or 0, state="new")
+    epochs: dict[int, EpochRow] = {}
+    state: CellState = "running"
+    reason = error = None
+    ended: int | None = None
+    for row in rows:
+        match row["type"]:
+            case "start":
+                epochs = {epoch: kept for epoch, kept in epochs.items() if epoch <= row["from_epoch"]}
+                state, reason, error, ended = "running", None, None, None
+            case "metrics":
+                epochs[row["epoch"]] = EpochRow(row["epoch"], row["t"], row["metrics"])
+            case "end":
+                state, reason, error, ended = row["state"], row.get("reason"), row.get("error"), row["t"]
+    ordered = [epochs[epoch] for epoch in sorted(epochs)]
+    result = read_result(cell)
+    if state == "done" and result is None:
+        state = "interrupted"
+    covered = next(
+        (
+            int(m[1])
+            for name in reversed(cell.list("checkpoints"))
+            if (m := _CHECKPOINT.match(name)) and cell.exists(f"checkpoints/{name}/manifest.json")
+        ),
+        0,
+    )
+    reached = ordered[-1].epoch if ordered else 0
+    return CellView(
+        cell_id=cell_id,
+        seed=config["seed"],
+        state=state,
+        rows=ordered,
+        durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),
+        result=result["metrics"] if result and state == "done" else {},
+        error=error,
+        reason=reason,
+        started_ms=rows[0]["t"],
+        ended_ms=ended,
+        config=config,
+        provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
+    )
+
+
+def read_result(cell: Storage) -> dict[str, Any] | None:
+    """`result.json` of a finished run, or None."""
+    try:
+        result: dict[str, Any] = cell.read_json("result.json")
+    except FileNotFoundError:
+        return None
+    return result
+
+
+def read_study(storage: Storage, name: str) -> StudyView:
+    """The view of a study: its plan, and every cell the plan names. Raises UserError where there is no such study."""
+    study = storage.child("studies", name)
+    try:
+        plan = study.read_json("plan.json")
+    except FileNotFoundError:
+        raise ConfigError(
+            "no such study", file=storage.describe("studies"), value=name, choices=storage.list("studies")
+        ) from None
+    arms = [
+        ArmView(
+            name=arm["name"],
+            levels=arm["levels"],
+            protected=arm["protected"],
+            is_baseline=arm["baseline"],
+            cells=[read_cell(storage, cell["cell_id"], seed=cell["seed"]) for cell in arm["cells"]],
+        )
+        for arm in plan["arms"]
+    ]
+    keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
+    return StudyView(
+        name=name, arms=arms, **{key: plan[key] for key in (*keys, "command", "provenance", "text")}
+    )

@@ -1,0 +1,313 @@
+"""What MLflow should hold for a study, as plain data computed from its view. Pure: no MLflow, no clock, no files.
+
+A study gives one run, one run per arm under it, and one run per cell that has started under its arm. What may change later
+(planned seeds, baseline, resources, paths) is a tag; params are immutable in MLflow and hold only what a cell's id covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from simlap.config import yaml
+from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
+from simlap.record.tracking.notes import failure_note, study_note
+from simlap.record.tracking.views import saved_views
+from simlap.record.view import ArmView, CellView, EpochRow, StudyView
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""States that end a run; every other state is RUNNING, since a run may be continued."""
+
+CHANGEABLE = ("name", "schema_version", "resources", "checkpoint", "evaluate", "data.root", "data.train", "data.test")
+"""Config keys that are not part of a cell's identity: recorded as tags, because a later run may differ in them."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c6d31", "#d6276c", "#637939")
+"""One per arm, in order of the study file (Okabe and Ito's palette first: distinguishable with colour blindness)."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file to attach to a run. Sent again when `stamp` changes."""
+
+    path: str
+    stamp: str
+    content: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """The dataset a run was trained on; `digest` is its fingerprint."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One MLflow run as it should be."""
+
+    key: str
+    """`study`, `arm:<name>`, `cell:<id>` or `run:<id>`: what the run is found by."""
+    name: str
+    status: Status
+    tags: dict[str, str]
+    params: dict[str, str]
+    parent: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    rows: list[EpochRow] = field(default_factory=list)
+    """Durable epochs only: a later one may still be replayed."""
+    single: dict[str, float] = field(default_factory=dict)
+    """Metrics with one value, at step 0: MLflow draws them as bars. A new value replaces the old one."""
+    closing: list[Point] = field(default_factory=list)
+    """Measured once, at the last epoch."""
+    dataset: DatasetPlan | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+    model_of: str | None = None
+    """Cell whose final checkpoint is registered as a model."""
+    experiment_tags: dict[str, str] = field(default_factory=dict)
+    """Tags of the whole experiment."""
+
+    @property
+    def epoch(self) -> int:
+        return self.rows[-1].epoch if self.rows else 0
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever anything but the epochs changes."""
+        content = (
+            self.name, self.status, self.tags, self.params, self.parent, self.end_ms, self.single, self.closing,
+            self.dataset.__dict__ if self.dataset else None, [(a.path, a.stamp) for a in self.artifacts], self.model_of,
+            self.experiment_tags,
+        )  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def points(self, after_epoch: int = 0) -> Iterator[Point]:
+        """Metrics of the epochs after one, with their original times: sent twice, MLflow still holds them once."""
+        for row in self.rows:
+            if row.epoch > after_epoch:
+                for key, value in finite(row.metrics).items():
+                    yield Point(key, value, row.time_ms, row.epoch)
+
+
+def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable[[str], str] = str) -> list[RunPlan]:
+    """Parents before children. `report`: files of the study's report by name; `describe`: a storage path in words."""
+    summary = json.loads(report["summary.json"]) if "summary.json" in report else {}
+    cells = [cell for arm in study.arms for cell in arm.cells]
+    starts, ends = _times(cells)
+    files = [Artifact(f"report/{name}", _hash(data), _constant(data)) for name, data in sorted(report.items())]
+    if study.text:
+        files.append(Artifact("study.yaml", _hash(study.text.encode()), _constant(study.text.encode())))
+    tags = {
+        "simlap.kind": "study",
+        "simlap.study": study.name,
+        "simlap.metric": study.metric,
+        "simlap.report_metric": study.report_metric,
+        "simlap.seeds": ", ".join(map(str, study.seeds)),
+        "simlap.epochs": str(study.epochs),
+        "simlap.scheduler": study.scheduler,
+        "simlap.validation": _flag(study.validation),
+        "simlap.cells": counts(cells),
+        "mlflow.note.content": study_note(study, summary, MAX_TAG),
+        "mlflow.runColor": "#4c4c4c",
+        **({"simlap.claims": "\n".join(study.claims)} if study.claims else {}),
+        **_source(study.command, study.provenance),
+    }
+    plans = [
+        RunPlan(
+            key="study", name=study.name, status=_overall(cells), tags=_clip(tags), params={}, artifacts=files,
+            start_ms=min(starts, default=None), end_ms=max(ends, default=None) if _overall(cells) != "RUNNING" else None,
+            experiment_tags=saved_views(study),
+        )
+    ]  # fmt: skip
+    seen: set[str] = set()
+    for index, arm in enumerate(study.arms):
+        colour = COLOURS[index % len(COLOURS)]
+        plans.append(_plan_arm(study, arm, summary.get("arms", {}).get(arm.name, {}), colour))
+        for cell in arm.cells:
+            if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
+                plans.append(_plan_study_cell(study, arm, cell, colour, describe))
+                seen.add(cell.cell_id)
+    return plans
+
+
+def plan_run(cell: CellView, describe: Callable[[str], str] = str) -> RunPlan:
+    """A single run outside any study."""
+    name = f"{cell.config.get('name', cell.cell_id[:8])} · seed {cell.seed}"
+    return _plan_cell(cell, f"run:{cell.cell_id}", None, name, {"simlap.kind": "run"}, {}, describe)
+
+
+def run_key(tags: Mapping[str, str]) -> str | None:
+    """The key of a run that is already in MLflow, from its tags; None for runs of others."""
+    kind = tags.get("simlap.kind")
+    name = {"study": "", "arm": "simlap.arm", "cell": "simlap.cell_id", "run": "simlap.cell_id"}.get(kind or "")
+    if kind is None or name is None:
+        return None
+    return f"{kind}:{tags.get(name)}" if name else kind
+
+
+def counts(cells: list[CellView]) -> str:
+    """`30 planned: 28 done, 2 stopped`."""
+    states = Counter(cell.state for cell in cells)
+    return f"{len(cells)} planned: " + ", ".join(f"{number} {state}" for state, number in states.most_common())
+
+
+def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour: str) -> RunPlan:
+    starts, ends = _times(arm.cells)
+    status = _overall(arm.cells)
+    tags = {
+        "simlap.kind": "arm",
+        "simlap.study": study.name,
+        "simlap.arm": arm.name,
+        "simlap.protected": _flag(arm.protected),
+        "simlap.baseline": _flag(arm.is_baseline),
+        "simlap.cells": counts(arm.cells),
+        "simlap.report_metric": study.report_metric,
+        "mlflow.runColor": colour,
+    }
+    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+    return RunPlan(
+        key=f"arm:{arm.name}", name=arm.name, status=status, tags=_clip(tags), params=_factors(arm), parent="study",
+        start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
+        single=finite(numbers),
+    )  # fmt: skip
+
+
+def _plan_study_cell(
+    study: StudyView, arm: ArmView, cell: CellView, colour: str, describe: Callable[[str], str]
+) -> RunPlan:
+    tags = {
+        "simlap.kind": "cell",
+        "simlap.study": study.name,
+        "simlap.arm": arm.name,
+        "simlap.protected": _flag(arm.protected),
+        "simlap.baseline": _flag(arm.is_baseline),
+        "mlflow.runColor": colour,
+    }
+    name = f"{arm.name} · seed {cell.seed}"
+    return _plan_cell(cell, f"cell:{cell.cell_id}", f"arm:{arm.name}", name, tags, _factors(arm), describe)
+
+
+def _plan_cell(
+    cell: CellView,
+    key: str,
+    parent: str | None,
+    name: str,
+    tags: dict[str, str],
+    factors: dict[str, str],
+    describe: Callable[[str], str],
+) -> RunPlan:
+    config = flatten(cell.config)
+    changeable = {k: v for k, v in config.items() if any(k == c or k.startswith(f"{c}.") for c in CHANGEABLE)}
+    params = {k: v for k, v in config.items() if k not in changeable} | {"seed": str(cell.seed)} | factors
+    rows = [row for row in cell.rows if row.epoch <= cell.durable_epoch]
+    refused = _refused(rows, cell.result)
+    tags = tags | {
+        "simlap.cell_id": cell.cell_id,
+        "simlap.seed": str(cell.seed),
+        "simlap.state": cell.state,
+        "simlap.directory": describe(f"cells/{cell.cell_id}"),
+        **{f"simlap.config.{k}": v for k, v in changeable.items()},
+        **_source(str(cell.provenance.get("command") or ""), cell.provenance),
+    }
+    if refused:
+        tags["simlap.non_finite"] = refused
+    if cell.state == "stopped":
+        tags["simlap.stopped"] = cell.reason or "stopped"
+    artifacts = []
+    if cell.config:
+        artifacts.append(Artifact("config.yaml", _hash(repr(cell.config).encode()), lambda: yaml.dump(cell.config).encode()))
+    if cell.state == "failed":
+        error = cell.error or "no error message was recorded"
+        tags |= {"simlap.error": error, "mlflow.note.content": failure_note(cell, error)}
+        artifacts.append(Artifact("error.txt", _hash(error.encode()), _constant(error.encode())))
+    result = finite(cell.result) if cell.state == "done" else {}
+    last = rows[-1] if rows else EpochRow(cell.epoch, cell.ended_ms or cell.started_ms or 0, {})
+    end_ms = cell.ended_ms or last.time_ms or None
+    known = finite(last.metrics)
+    status = STATUS.get(cell.state, "RUNNING")
+    return RunPlan(
+        key=key, name=name, status=status, parent=parent, tags=_clip(tags),
+        params={safe_name(k): clip(v, MAX_PARAM) for k, v in params.items()},
+        start_ms=cell.started_ms or (cell.rows[0].time_ms if cell.rows else None),
+        end_ms=end_ms if status != "RUNNING" else None, rows=rows,
+        single={f"final/{k.replace('/', '_')}": v for k, v in result.items()},
+        closing=[Point(k, v, end_ms or 0, last.epoch) for k, v in result.items() if k not in known],
+        dataset=_dataset(cell), artifacts=artifacts, model_of=cell.cell_id if cell.state == "done" else None,
+    )  # fmt: skip
+
+
+def _dataset(cell: CellView) -> DatasetPlan | None:
+    """None where the provenance has no fingerprint: MLflow identifies a dataset by it."""
+    fingerprint = cell.provenance.get("data_fingerprint")
+    if not fingerprint:
+        return None
+    data = cell.config.get("data", {})
+    source = str(data.get("source", "data"))
+    train = data.get("train")
+    kind = ("s3" if str(train).startswith("s3://") else "local") if train else "code"
+    where = {"uri": train, "test": data.get("test")} if train else {"source": source}
+    return DatasetPlan(source, str(fingerprint)[:36], kind, json.dumps(where, sort_keys=True))
+
+
+def _overall(cells: list[CellView]) -> Status:
+    """Of a study or an arm: RUNNING until every cell has ended; FAILED if one failed; KILLED if all were stopped."""
+    states = {STATUS.get(cell.state, "RUNNING") for cell in cells}
+    if not states or "RUNNING" in states:
+        return "RUNNING"
+    if "FAILED" in states:
+        return "FAILED"
+    return "KILLED" if states == {"KILLED"} else "FINISHED"
+
+
+def _refused(rows: list[EpochRow], result: Mapping[str, float]) -> str:
+    """Says which values were NaN or infinite and are therefore not in MLflow; empty where none."""
+    bad = [(name, row.epoch) for row in rows for name, value in row.metrics.items() if not math.isfinite(value)]
+    bad += [(name, 0) for name, value in result.items() if not math.isfinite(value)]
+    if not bad:
+        return ""
+    name, epoch = bad[0]
+    return f"{len(bad)} values left out, first {name}" + (f" at epoch {epoch}" if epoch else "")
+
+
+def _source(command: str, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """MLflow's own tags for program, commit and user, as far as the provenance knows them."""
+    git = provenance.get("git")
+    commit = git.get("commit") if isinstance(git, Mapping) else git if isinstance(git, str) else None
+    found = {"mlflow.source.name": command, "mlflow.source.git.commit": commit, "mlflow.user": provenance.get("user")}
+    tags = {key: str(value) for key, value in found.items() if value}
+    return tags | ({"mlflow.source.type": "LOCAL"} if command else {})
+
+
+def _times(cells: list[CellView]) -> tuple[list[int], list[int]]:
+    return [c.started_ms for c in cells if c.started_ms], [c.ended_ms for c in cells if c.ended_ms]
+
+
+def _factors(arm: ArmView) -> dict[str, str]:
+    return {safe_name(f"factor.{name}"): clip(level, MAX_PARAM) for name, level in arm.levels.items()}
+
+
+def _clip(tags: Mapping[str, str]) -> dict[str, str]:
+    return {safe_name(key): clip(value, MAX_TAG) for key, value in tags.items()}
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _constant(data: bytes) -> Callable[[], bytes]:
+    return lambda: data
+

@@ -1,0 +1,125 @@
+"""Where MLflow's records are: one absolute address, and the words that lead a reader there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from simlap.errors import UserError
+from simlap.record.tracking.views import CURVES
+
+
+def resolve_tracking_uri(uri: str | None = None) -> str:
+    """The tracking URI, made absolute once: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///<cwd>/mlflow.db`.
+
+    MLflow's own default depends on the working directory, and Ray changes that per trial; so it is resolved on the driver.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith(("http://", "https://")):
+        return uri.rstrip("/")
+    if uri.startswith("sqlite:"):
+        path, query = _sqlite_parts(uri)
+        if not path or path == ":memory:":
+            raise UserError(f"tracking URI {uri!r}: an in-memory store keeps nothing; use sqlite:///mlflow.db")
+        return f"sqlite:///{Path(path).expanduser().absolute()}{query}"
+    if "://" not in uri or uri.startswith("file:"):
+        name = uri.removeprefix("file://").removeprefix("file:")
+        raise UserError(
+            f"tracking URI {uri!r}: MLflow has no plain folder store any more; "
+            f"use a database such as sqlite:///{name.rstrip('/')}/mlflow.db, or the URL of a server"
+        )
+    return uri
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind a resolved sqlite URI, None for other stores."""
+    return Path(_sqlite_parts(uri)[0]) if uri.startswith("sqlite:") else None
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Folder for an experiment's artefacts, absolute: `mlruns` beside the sqlite file. None: the server decides."""
+    path = sqlite_path(uri)
+    if path is None:
+        return None if uri.startswith("http") else (Path.cwd() / "mlruns" / _folder(experiment)).as_uri()
+    return (path.parent / "mlruns" / _folder(experiment)).as_uri()
+
+
+def uri_hash(uri: str, *more: str) -> str:
+    """Short name of a tracking store, for file names. Credentials in the address do not count."""
+    return hashlib.sha256("\0".join((without_credentials(uri), *more)).encode()).hexdigest()[:12]
+
+
+def without_credentials(uri: str) -> str:
+    """The address as it may be shown and stored."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def holds_runs(uri: str, run_ids: Iterable[str]) -> bool:
+    """False where a sqlite store evidently lacks one of these runs (file deleted, run deleted in the UI).
+
+    Answered by the sqlite module alone, since importing mlflow takes seconds. Servers are not asked: True.
+    """
+    path = sqlite_path(uri)
+    if path is None:
+        return True
+    if not path.exists():
+        return False
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            rows = connection.execute("select run_uuid from runs where lifecycle_stage = 'active'")
+            return set(run_ids) <= {row[0] for row in rows}
+        finally:
+            connection.close()
+    except sqlite3.Error:  # not a database, or not MLflow's: the writer will say what is wrong
+        return False
+
+
+def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Text for the console that leads to a run: a URL where a server runs, else the command that starts one."""
+    return _link(tracking_uri, f"#/experiments/{experiment_id}/runs/{run_id}")
+
+
+def study_link(tracking_uri: str, experiment_id: str) -> str:
+    """Text for the console that leads to a study's learning curves, with the view that the study saved."""
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={CURVES}"
+    return _link(tracking_uri, f"{page}&compareRunsMode=CHART")
+
+
+def _link(tracking_uri: str, page: str) -> str:
+    if tracking_uri.startswith("http"):
+        return f"{without_credentials(tracking_uri)}/{page}"
+    command = f"{_mlflow_program()} ui --backend-store-uri {shlex.quote(without_credentials(tracking_uri))}"
+    return f"{command}\nthen open http://127.0.0.1:5000/{page}"
+
+
+def _mlflow_program() -> str:
+    beside = Path(sys.executable).with_name("mlflow")
+    on_path = shutil.which("mlflow")
+    if on_path and Path(on_path).absolute() == beside.absolute():
+        return "mlflow"
+    if not beside.exists():
+        return "mlflow"
+    shown = os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return shlex.quote(shown)
+
+
+def _sqlite_parts(uri: str) -> tuple[str, str]:
+    """`sqlite:///a.db?x=1` -> (`a.db`, `?x=1`). Four slashes make an absolute path."""
+    rest, mark, query = uri.removeprefix("sqlite:").partition("?")
+    return rest.removeprefix("///"), mark + query
+
+
+def _folder(experiment: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in experiment).strip(".") or "experiment"
+    return safe if safe == experiment else f"{safe}-{hashlib.sha256(experiment.encode()).hexdigest()[:6]}"

@@ -1,0 +1,91 @@
+"""A study as plain data: what the report and the MLflow projection read. Filled from the plan and the journals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """Metrics of one finished epoch. `epoch` counts from 1; `time_ms` is when the row was first written."""
+
+    epoch: int
+    time_ms: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One run: an arm with a seed."""
+
+    cell_id: str
+    seed: int
+    state: CellState
+    rows: list[EpochRow] = field(default_factory=list)
+    """One row per finished epoch, in order, none twice."""
+    durable_epoch: int = 0
+    """Rows up to this epoch are covered by a checkpoint or an end; later ones may be replayed."""
+    result: dict[str, float] = field(default_factory=dict)
+    """Metrics of the finished run (`test/*`, ...); empty unless done."""
+    error: str | None = None
+    reason: str | None = None
+    """Why it was stopped."""
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved experiment."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+        return self.rows[-1].epoch if self.rows else 0
+
+    @property
+    def seconds(self) -> float:
+        """Device time of the epochs that count."""
+        return sum(row.metrics.get("time/epoch_s", 0.0) for row in self.rows)
+
+    def metric_at(self, name: str, epoch: int) -> float | None:
+        """Value of a metric at an epoch, None where it was not measured."""
+        return next((row.metrics[name] for row in self.rows if row.epoch == epoch and name in row.metrics), None)
+
+
+@dataclass(frozen=True)
+class ArmView:
+    """One combination of levels, with a cell per seed."""
+
+    name: str
+    levels: dict[str, str]
+    protected: bool
+    is_baseline: bool
+    cells: list[CellView]
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study: its question and what is known so far."""
+
+    name: str
+    metric: str
+    """Decisions are made on it (`val/...`)."""
+    mode: Literal["max", "min"]
+    report_metric: str
+    """The final table shows it (`test/...`)."""
+    epochs: int
+    """Epochs of a full run."""
+    seeds: list[int]
+    factors: dict[str, list[str]]
+    arms: list[ArmView]
+    scheduler: str = "none"
+    claims: list[str] = field(default_factory=list)
+    validation: bool = True
+    """False: there is no validation split, decisions were made on the test set, and tables say so."""
+    command: str = ""
+    """The command that reproduces it."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    """The study file as it was applied."""

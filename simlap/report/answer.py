@@ -1,0 +1,150 @@
+"""The answer in sentences: what each level of each factor does, against the baseline's level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from simlap.record.view import ArmView, StudyView
+from simlap.report.compare import Effect, baseline_of, planned_cells
+from simlap.report.stats import finite
+from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, levels_text, p_text, split_word, unit_of
+
+Verdict = Literal["better", "worse", "same", "open"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One effect in words. `verdict` is about the level against the baseline's; `open`: it cannot be said (yet)."""
+
+    text: str
+    verdict: Verdict
+    factor: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the reader must know before trusting the table."""
+
+    level: Literal["warning", "note"]
+    text: str
+    detail: str = ""
+    kind: Literal["failure", "other"] = "other"
+    """A `failure` is one failed cell; `detail` is its error."""
+
+
+def sentence(study: StudyView, effect: Effect) -> Sentence:
+    """`With pairs=distinct, filter off is worse than filter on by 7.1 ± 0.9 points (95% CI, paired over ...)`."""
+    comparison, test = effect.comparison, effect.comparison.paired
+    where = f"With {levels_text(effect.at)}, " if effect.at else ""
+    level, other = f"{effect.factor} {effect.level}", f"{effect.factor} {effect.reference_level}"
+    if test is None:
+        text = f"{where}{level} cannot be compared with {other} yet: {comparison.blocked}."
+        return Sentence(_capital(text), "open", effect.factor)
+    early = "" if comparison.final else f"{_why_early(study, effect)}, compared at epoch {comparison.epoch} on "
+    early += f"{split_word(comparison.metric)}: " if early else ""
+    unit = unit_of(comparison.metric)
+    decimals = decimals_for(unit, test.half_width, test.mean)
+    size = unit.number(abs(test.mean), decimals)
+    up = test.mean > 0 if study.mode == "max" else test.mean < 0
+    word: Verdict = "better" if up else "worse"
+    if test.n == 1 or test.half_width is None:
+        direction = f"{word} than {other} by {size}{unit.suffix}" if test.mean else f"equal to {other}"
+        text = f"{where}{early}{level} is {direction}, but with one seed there is no interval."
+        return Sentence(_capital(text), "open", effect.factor)
+    half = unit.number(test.half_width, decimals)
+    basis = f"95% CI, paired over {test.n} seeds, {p_text(test.p_adjusted)}"
+    if test.significant:
+        text = f"{where}{early}{level} is {word} than {other} by {size} ± {half}{unit.suffix} ({basis})."
+        return Sentence(_capital(text), word, effect.factor)
+    signed = unit.number(test.mean, decimals, sign=True)
+    text = f"{where}{early}{level} is not distinguishable from {other} ({signed} ± {half}{unit.suffix}; {basis})."
+    return Sentence(_capital(text), "same", effect.factor)
+
+
+def sentences(study: StudyView, effects: Sequence[Effect]) -> list[Sentence]:
+    return [sentence(study, effect) for effect in effects]
+
+
+def notices(study: StudyView) -> list[Notice]:
+    """Warnings first, then notes."""
+    found: list[Notice] = []
+    if not study.validation:
+        found.append(Notice("warning", TEST_DECISIONS))
+    if baseline_of(study) is None:
+        found.append(Notice("warning", "No arm is the baseline, so no differences to it are shown."))
+    if len(study.seeds) < 3:
+        count = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
+        found.append(Notice("warning", f"Only {count} per arm: intervals are missing or very wide. Use 5 or more."))
+    for arm in study.arms:
+        for cell in arm.cells:
+            if cell.state == "failed":
+                when = f"after epoch {cell.epoch}" if cell.epoch else "before its first epoch"
+                text = f"{arm.name}, seed {cell.seed}, failed {when}."
+                found.append(Notice("warning", text, cell.error or "no error text", "failure"))
+    found += [notice for arm in study.arms if (notice := _not_finite(study, arm))]
+    codes = {code for arm in study.arms for cell in arm.cells if (code := _code(cell.provenance))}
+    if len(codes) > 1:
+        text = f"The cells were run with {len(codes)} versions of the code."
+        found.append(Notice("warning", text, "\n".join(sorted(codes))))
+    states = {arm.name: arm_state(study, arm) for arm in study.arms}
+    unfinished = [f"{name}: {text}" for name, (word, text) in states.items() if word != "done"]
+    if unfinished:
+        found.append(
+            Notice(
+                "note",
+                f"{len(unfinished)} of {len(study.arms)} arms are not finished with every seed. They are compared at the "
+                "highest epoch that all planned seeds of both sides reached; seeds that went further alone are not averaged.",
+                "\n".join(unfinished),
+            )
+        )
+    if any(word == "stopped" for word, _ in states.values()):
+        found.append(
+            Notice(
+                "note",
+                f"Whether an arm is stopped early was decided on {split_word(study.metric)} data, "
+                "which also measures its difference: p-values of stopped arms are optimistic.",
+            )
+        )
+    return found
+
+
+def _why_early(study: StudyView, effect: Effect) -> str:
+    """Which side did not reach the end, and how: `stopped early`, `filter on not finished (1 failed)`."""
+    arms = {arm.name: arm for arm in study.arms}
+    sides = [(effect.comparison.arm, effect.level), (effect.comparison.reference, effect.reference_level)]
+    parts: list[str] = []
+    for name, level in sides:
+        state, text = arm_state(study, arms[name])
+        if state == "stopped":
+            parts.append(f"{effect.factor} {level} stopped early")
+        elif state != "done":
+            parts.append(f"{effect.factor} {level} not finished ({text})")
+    return " and ".join(parts) or "final values missing"
+
+
+def _not_finite(study: StudyView, arm: ArmView) -> Notice | None:
+    """A metric that became infinite or not a number is never shown, so it is said."""
+    bad: list[str] = []
+    for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+        for row in cell.rows if cell is not None else []:
+            value = row.metrics.get(study.metric)
+            if value is not None and not finite(value):
+                bad.append(f"seed {seed} from epoch {row.epoch}")
+                break
+        value = cell.result.get(study.report_metric) if cell is not None else None
+        if value is not None and not finite(value):
+            bad.append(f"seed {seed} at the end ({study.report_metric})")
+    return Notice("warning", f"{arm.name} diverged: values that are not finite.", "\n".join(bad)) if bad else None
+
+
+def _code(provenance: dict[str, object]) -> str:
+    """The version of the code a cell ran with, where it is known."""
+    git = provenance.get("git")
+    commit = git.get("commit") if isinstance(git, dict) else git
+    return str(provenance.get("code_hash") or commit or "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,208 @@
+"""The plots (plotly): forest of differences, effects per factor, learning curves and small diagnostic curves.
+
+Figures are transparent and take their text colours from the page they stand on. An arm has the same colour, dash and symbol in
+all of them.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from simlap.record.view import ArmView, StudyView
+from simlap.report.compare import Comparison, Effect, common_epochs, planned_cells, values_at
+from simlap.report.stats import estimate, finite
+from simlap.report.words import decimals_for, metric_title, p_text, place, unit_of
+
+# Okabe & Ito's colour-blind safe palette, without black and yellow, which vanish on a dark or a white page.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+SMALL_METRICS = ("collapse/effective_rank", "gate/mean", "gate/entropy")
+_GREY = "#808080"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an arm is drawn everywhere."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+def arm_styles(study: StudyView) -> dict[str, Style]:
+    """Colour for the factor with most levels, dash and symbol for the combination of the others, if that is readable."""
+    n = len(PALETTE)
+    fitting = [factor for factor, levels in study.factors.items() if len(levels) <= n]
+    factor = max(fitting, key=lambda name: len(study.factors[name]), default=None)
+    if factor is not None and all(arm.levels.get(factor) in study.factors[factor] for arm in study.arms):
+        rest = [tuple(v for k, v in arm.levels.items() if k != factor) for arm in study.arms]
+        order = list(dict.fromkeys(rest))
+        if len(order) <= n:
+            return {
+                arm.name: _style(study.factors[factor].index(arm.levels[factor]), order.index(combination))
+                for arm, combination in zip(study.arms, rest, strict=True)
+            }
+    return {arm.name: _style(i % n, i // n % n) for i, arm in enumerate(study.arms)}
+
+
+def forest(study: StudyView, comparisons: Mapping[str, Comparison]) -> go.Figure:
+    """Paired differences to the baseline with their intervals. Open symbols: not compared at the end."""
+    styles = arm_styles(study)
+    shown = [c for arm in study.arms if (c := comparisons.get(arm.name)) is not None and c.paired is not None]
+    figure = go.Figure()
+    for comparison in shown:
+        figure.add_trace(_interval(comparison, styles[comparison.arm], _label(comparison.arm)))
+    _dress_intervals(figure, study, [c.arm for c in shown])
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
+    """Simple effects, one panel per factor: level minus the baseline's level at each combination of the others."""
+    shown = [effect for effect in effects if effect.comparison.paired is not None]
+    factors = [factor for factor in study.factors if any(effect.factor == factor for effect in shown)]
+    if not factors:
+        return go.Figure()
+    counts = [sum(effect.factor == factor for effect in shown) for factor in factors]
+    titles = [f"<b>{_text(factor)}</b>" for factor in factors]
+    figure = make_subplots(
+        rows=len(factors), cols=1, shared_xaxes=True, row_heights=[c + 0.4 for c in counts], subplot_titles=titles,
+        vertical_spacing=min(0.9 / max(1, len(factors)), 46 / (46 * len(shown) + 60 * len(factors))),
+    )  # fmt: skip
+    styles = arm_styles(study)
+    for effect in shown:
+        at = ", ".join(map(_text, effect.at.values()))
+        label = f"{_text(effect.level)} − {_text(effect.reference_level)}" + (f"<br>at {at}" if at else "")
+        row = factors.index(effect.factor) + 1
+        figure.add_trace(_interval(effect.comparison, styles[effect.comparison.arm], label), row=row, col=1)
+    _dress_intervals(figure, study, [], height=60 + 46 * len(shown) + 60 * len(factors))
+    figure.update_xaxes(title_text="")
+    figure.update_xaxes(title_text=_difference_title(study), row=len(factors), col=1)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_annotations(x=0, xanchor="left", font_size=13)
+    return figure
+
+
+def curves(study: StudyView, metric: str | None = None, *, small: bool = False) -> go.Figure | None:
+    """`metric` (default: the decision metric) by epoch, None if it was never measured.
+
+    Mean and 95 % band over the epochs that all planned seeds of the arm reached. What single seeds did beyond is drawn thin and
+    not averaged; a cross marks where a seed stopped or failed.
+    """
+    metric = metric or study.metric
+    unit, figure = unit_of(metric), go.Figure()
+    for arm, style in ((arm, arm_styles(study)[arm.name]) for arm in study.arms):
+        epochs = common_epochs(study, [arm], metric)
+        found = [estimate(values) for e in epochs if (values := values_at(study, arm, metric, e)) is not None]
+        group = {"legendgroup": arm.name, "meta": arm.name}
+        if not small and found and found[0].half_width is not None:
+            high = [(e.mean if e.high is None else e.high) * unit.scale for e in found]
+            low = [(e.mean if e.low is None else e.low) * unit.scale for e in found]
+            figure.add_trace(
+                go.Scatter(
+                    x=epochs + epochs[::-1], y=high + low[::-1], fill="toself", fillcolor=style.colour, opacity=0.13,
+                    line_width=0, mode="lines", hoverinfo="skip", showlegend=False, **group,
+                )
+            )  # fmt: skip
+        decimals = decimals_for(unit, max((e.half_width or 0.0 for e in found), default=None))
+        half = [f" ± {unit.number(e.half_width, decimals)}" if e.half_width is not None else "" for e in found]
+        mode = "lines" if len(epochs) > 1 else "markers"
+        figure.add_trace(
+            go.Scatter(
+                x=epochs, y=[e.mean * unit.scale for e in found], mode=mode, name=_text(arm.name), text=half,
+                line={"color": style.colour, "dash": style.dash, "width": 2 if small else 2.5},
+                marker={"color": style.colour, "symbol": style.symbol},
+                hovertemplate=f"%{{y:.{decimals}f}}%{{text}}", **group,
+            )
+        )  # fmt: skip
+        _draw_rest(figure, study, arm, metric, style, epochs[-1] if epochs else 0, small)
+    if not any(len(trace.x or ()) for trace in figure.data):
+        return None
+    title = metric_title(metric)
+    figure.update_layout(
+        hovermode="x unified", height=240 if small else 440, xaxis_title="epoch",
+        yaxis_title=None if small else title[:1].upper() + title[1:], xaxis_rangemode="tozero",
+    )  # fmt: skip
+    return _dress(figure)
+
+
+def _draw_rest(
+    figure: go.Figure, study: StudyView, arm: ArmView, metric: str, style: Style, common: int, small: bool
+) -> None:
+    """Single seeds beyond the common epoch, and where they ended."""
+    unit = unit_of(metric)
+    group = {"legendgroup": arm.name, "meta": arm.name, "showlegend": False}
+    for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+        rows = [(r.epoch, r.metrics[metric] * unit.scale) for r in (cell.rows if cell else []) if finite(r.metrics.get(metric))]
+        beyond = [(epoch, value) for epoch, value in rows if epoch >= common]
+        if len(beyond) > 1 and not small:
+            x, y = zip(*beyond, strict=True)
+            line = {"color": style.colour, "dash": style.dash, "width": 1}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.45, hoverinfo="skip", **group))
+        if rows and not small and cell is not None and cell.state in ("stopped", "failed"):
+            hover = f"{_text(arm.name)}, seed {seed}: {cell.state} after epoch {cell.epoch}<extra></extra>"
+            marker = {"symbol": "x", "color": style.colour, "size": 8, "line": {"width": 0}}
+            x, y = rows[-1]
+            figure.add_trace(go.Scatter(x=[x], y=[y], mode="markers", marker=marker, hovertemplate=hover, **group))
+
+
+def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
+    test, unit = comparison.paired, unit_of(comparison.metric)
+    assert test is not None
+    decimals = decimals_for(unit, test.half_width, test.mean)
+    text = unit.number(test.mean, decimals, sign=True)
+    if test.low is not None and test.high is not None:
+        text += f" [{unit.number(test.low, decimals, sign=True)}, {unit.number(test.high, decimals, sign=True)}]"
+    details = " · ".join(part for part in (p_text(test.p_adjusted), place(comparison)) if part)
+    symbol = style.symbol if comparison.final else f"{style.symbol}-open"
+    half = (test.half_width or 0.0) * unit.scale
+    return go.Scatter(
+        x=[test.mean * unit.scale], y=[label], mode="markers", showlegend=False, name=label, meta=comparison.arm,
+        marker={"color": style.colour, "size": 11, "symbol": symbol, "line": {"width": 2, "color": style.colour}},
+        error_x={"type": "data", "array": [half], "thickness": 2, "width": 5, "color": style.colour},
+        hovertemplate=f"{text}<br>{details}<extra></extra>", cliponaxis=False,
+    )  # fmt: skip
+
+
+def _dress_intervals(figure: go.Figure, study: StudyView, arms: Sequence[str], height: int | None = None) -> None:
+    _dress(figure)
+    figure.update_layout(height=height or 90 + 46 * max(1, len(arms)), xaxis_title=_difference_title(study))
+    figure.update_xaxes(zeroline=True, zerolinewidth=1.5, zerolinecolor=_GREY, rangemode="tozero")
+    figure.update_yaxes(showgrid=False, ticks="", tickfont_size=12)
+
+
+def _dress(figure: go.Figure) -> go.Figure:
+    figure.update_layout(
+        template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 12.5, "color": _GREY},
+        margin={"l": 8, "r": 16, "t": 28, "b": 8}, hoverlabel={"font_size": 12.5},
+        legend={"orientation": "h", "y": -0.18, "yanchor": "top"},
+    )  # fmt: skip
+    grid = {"gridcolor": "rgba(128,128,128,0.22)", "linecolor": "rgba(128,128,128,0.5)", "zeroline": False, "automargin": True}
+    figure.update_xaxes(**grid, title_standoff=8)
+    figure.update_yaxes(**grid, title_standoff=8)
+    return figure
+
+
+def _difference_title(study: StudyView) -> str:
+    return "difference in percentage points" if unit_of(study.report_metric).percent else "difference"
+
+
+def _style(colour: int, other: int) -> Style:
+    return Style(PALETTE[colour], DASHES[other], SYMBOLS[other])
+
+
+def _label(name: str) -> str:
+    """An arm's name on several lines, so that phones have room left for the plot."""
+    return "<br>".join(_text(part.strip()) for part in name.split(","))
+
+
+def _text(text: str) -> str:
+    """Plain text for plotly, which reads a little HTML."""
+    return html.escape(text, quote=False)

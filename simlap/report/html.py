@@ -1,0 +1,278 @@
+"""The report as one self-contained HTML page: offline, light and dark, for desktop, phone and paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from simlap.record.view import StudyView
+from simlap.report import figures
+from simlap.report.answer import Notice, Sentence
+from simlap.report.assets import CSS, SCRIPT
+from simlap.report.stats import Estimate
+from simlap.report.tables import ArmRow, caption, headers
+from simlap.report.words import decimals_for, metric_title, split_word, unit_of
+
+if TYPE_CHECKING:
+    from simlap.report.build import Report
+
+_VERDICTS = {"better": "better", "worse": "worse", "same": "no difference", "open": "open"}
+_DASHARRAYS = {"dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 3", "longdashdot": "10 3 2 3"}
+
+
+def html_page(report: Report) -> str:
+    """The whole page."""
+    study = report.study
+    plots: dict[str, go.Figure] = {}
+    body = "".join(
+        [
+            _header(study),
+            _answer(study, report.sentences),
+            _notices(report.notices),
+            _arms(study, report.rows),
+            _forest(report, plots),
+            _curves(study, plots),
+            _effects(report, plots),
+            _diagnostics(study, plots),
+            _failures(study),
+            _reproduce(study),
+        ]
+    )
+    data = {name: json.loads(figure.to_json()) for name, figure in plots.items()}
+    for figure in data.values():
+        figure["layout"].pop("template", None)
+        figure["layout"]["showlegend"] = False  # the page has its own keys, which wrap on phones
+    library = f"<script>{get_plotlyjs()}</script>" if data else ""
+    script = f"<script>{SCRIPT}</script>" if data else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(study.name)} · simlap report</title><style>{CSS}</style></head><body><main>{body}"
+        "<footer>Made by simlap. This page is complete in itself and works offline.</footer></main>"
+        f'<script type="application/json" id="figures">{_json(data)}</script>{library}{script}</body></html>\n'
+    )
+
+
+def _header(study: StudyView) -> str:
+    cells = [cell for arm in study.arms for cell in arm.cells]
+    planned, done = len(study.arms) * len(study.seeds), sum(cell.state == "done" for cell in cells)
+    seconds = sum(cell.seconds for cell in cells)
+    facts = [
+        (f"{done}/{planned}", "runs done"),
+        (str(len(study.arms)), "arms"),
+        (str(len(study.seeds)), "seeds"),
+        (str(study.epochs), "epochs"),
+        (study.scheduler, "scheduler"),
+    ]
+    if seconds > 0:
+        facts.append((_duration(seconds), "training time"))
+    items = "".join(f"<li><b>{escape(value)}</b> {name}</li>" for value, name in facts)
+    what = " × ".join(f"{name} {{{', '.join(levels)}}}" for name, levels in study.factors.items())
+    return (
+        f'<header><p class="kicker">Ablation study</p><h1>{escape(study.name)}</h1>'
+        f'<p class="lead">{escape(what)}</p><ul class="facts">{items}</ul></header>'
+    )
+
+
+def _answer(study: StudyView, sentences: Iterable[Sentence]) -> str:
+    items = "".join(
+        f'<li><span class="chip {s.verdict}">{_VERDICTS[s.verdict]}</span><span>{escape(s.text)}</span></li>'
+        for s in sentences
+    )
+    lead = (
+        f"What each level does against the baseline's level, at each combination of the other factors, in "
+        f"{metric_title(study.report_metric)} at epoch {study.epochs}; where that is missing, on {split_word(study.metric)} "
+        "data at the highest epoch all planned seeds of both reached. "
+        "p-values are Holm-adjusted over all effects, intervals are not."
+    )
+    claims = ""
+    if study.claims:
+        codes = "".join(f"<li><code>{escape(claim)}</code></li>" for claim in study.claims)
+        claims = f'<div class="notice note">Claimed beforehand, in the study file:<ul>{codes}</ul></div>'
+    content = f'<ul class="answer">{items}</ul>' if items else '<p class="none">There is nothing to compare.</p>'
+    return f'<section><h2>The answer</h2><p class="lead">{escape(lead)}</p>{content}{claims}</section>'
+
+
+def _notices(notices: list[Notice]) -> str:
+    if not notices:
+        return ""
+    parts: list[str] = []
+    for notice in notices:
+        lines = notice.detail.strip().splitlines()
+        if notice.kind == "failure":
+            lines = lines[-1:]  # the exception itself; the traceback stands under Failures
+        detail = f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+        parts.append(f'<div class="notice {notice.level}">{escape(notice.text)}{detail}</div>')
+    return f"<section><h2>Before you rely on it</h2>{''.join(parts)}</section>"
+
+
+def _arms(study: StudyView, rows: Iterable[ArmRow]) -> str:
+    names = headers(study)
+    numeric = (False, True, False, True, True, True, False)
+    head = "".join(f"<th{' class=num' if n else ''}>{escape(name)}</th>" for name, n in zip(names, numeric, strict=True))
+    body = "".join(_arm(study, row, names) for row in rows)
+    return (
+        f'<section><h2>Arms</h2><table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f'<p class="caption">{escape(caption(study))}</p></section>'
+    )
+
+
+def _arm(study: StudyView, row: ArmRow, names: list[str]) -> str:
+    at, comparison = escape(row.at), row.comparison
+    if comparison is not None and comparison.paired is None:
+        at = f'<span class="none">not yet: {escape(comparison.blocked or "")}</span>'
+    elif comparison is not None and not comparison.final and comparison.values and comparison.reference_values:
+        sides = f"{_mean(comparison.metric, comparison.values)} vs {_mean(comparison.metric, comparison.reference_values)}"
+        at += f'<span class="more">{escape(sides)}</span>'
+    none = '<span class="none">–</span>'
+    difference = "" if row.is_baseline else escape(_minus(row.difference_text))
+    status = f'<span class="chip {row.state}">{escape(row.status)}</span>'
+    tag = '<span class="tag">baseline</span>' if row.is_baseline else ""
+    fields = [
+        (f"{row.done}/{row.planned}", True),
+        (status, False),
+        (escape(row.final_text), True),
+        (difference, True),
+        (escape(row.p), True),
+        (at, False),
+    ]
+    cells = "".join(
+        f'<td data-label="{escape(name)}"{" class=num" if number else ""}{"" if text else " data-empty"}>'
+        f"<span>{text or none}</span></td>"
+        for name, (text, number) in zip(names[1:], fields, strict=True)
+    )
+    kind = ' class="baseline"' if row.is_baseline else ""
+    return f'<tr{kind}><td class="arm">{escape(row.arm).replace(",", ",<wbr>")}{tag}</td>{cells}</tr>'
+
+
+def _forest(report: Report, plots: dict[str, go.Figure]) -> str:
+    if not any(c.paired is not None for c in report.comparisons.values()):
+        return ""
+    baseline = next(arm.name for arm in report.study.arms if arm.is_baseline)
+    plots["forest"] = figures.forest(report.study, report.comparisons)
+    text = (
+        f"Paired differences to {baseline}, with 95% intervals. Filled: test at the end. "
+        "Open: compared earlier, on validation, because not every seed of both arms is done."
+    )
+    return _section("Difference to the baseline", text, _plot("forest", plots))
+
+
+def _curves(study: StudyView, plots: dict[str, go.Figure]) -> str:
+    figure = figures.curves(study)
+    if figure is None:
+        return ""
+    plots["curves"] = figure
+    text = (
+        f"{metric_title(study.metric).capitalize()}. Thick: mean over all planned seeds, with its 95% band. Thin: single seeds "
+        "that went further than others of their arm, not averaged. ✕: a seed was stopped or failed. Click an arm to hide it."
+    )
+    return _section("Learning curves", text, _keys(study) + _plot("curves", plots))
+
+
+def _effects(report: Report, plots: dict[str, go.Figure]) -> str:
+    if not any(effect.comparison.paired is not None for effect in report.effects):
+        return ""
+    plots["effects"] = figures.effects_figure(report.study, report.effects)
+    text = "One factor changed, all others held. Open symbols: compared before the end, on validation."
+    return _section("Effect of each factor", text, _plot("effects", plots))
+
+
+def _diagnostics(study: StudyView, plots: dict[str, go.Figure]) -> str:
+    parts: list[str] = []
+    for metric in figures.SMALL_METRICS:
+        figure = figures.curves(study, metric, small=True)
+        if figure is not None:
+            name = f"small-{len(parts)}"
+            plots[name] = figure
+            title = metric_title(metric)
+            parts.append(f"<div><h3>{escape(title[:1].upper() + title[1:])}</h3>{_plot(name, plots)}</div>")
+    if not parts:
+        return ""
+    text = "Means over all planned seeds. A low effective rank means collapsed embeddings; gates all near 0 or 1 do not filter."
+    return _section("Collapse and gates", text, f'{_keys(study)}<div class="small">{"".join(parts)}</div>')
+
+
+def _failures(study: StudyView) -> str:
+    failed = [(arm, cell) for arm in study.arms for cell in arm.cells if cell.state == "failed"]
+    if not failed:
+        return ""
+    parts = [
+        f"<h3>{escape(arm.name)}, seed {cell.seed}</h3>"
+        f'<p class="lead">{f"After epoch {cell.epoch}" if cell.epoch else "Before its first epoch"}'
+        f" · cell <code>{escape(cell.cell_id)}</code></p><pre>{escape(cell.error or 'no error text')}</pre>"
+        for arm, cell in failed
+    ]
+    return _section("Failures", "The same command runs them again.", "".join(parts))
+
+
+def _reproduce(study: StudyView) -> str:
+    parts: list[str] = []
+    if study.command:
+        parts.append(f"<pre>{escape(study.command)}</pre>")
+    provenance = study.provenance or next((c.provenance for arm in study.arms for c in arm.cells if c.provenance), {})
+    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(provenance))
+    if facts:
+        parts.append(f"<dl>{facts}</dl>")
+    if study.text:
+        parts.append(f"<details open><summary>Study file</summary><pre>{escape(study.text)}</pre></details>")
+    return _section("How to reproduce", "", "".join(parts)) if parts else ""
+
+
+def _section(title: str, text: str, content: str) -> str:
+    lead = f'<p class="lead">{escape(text)}</p>' if text else ""
+    return f"<section><h2>{escape(title)}</h2>{lead}{content}</section>"
+
+
+def _plot(name: str, plots: Mapping[str, go.Figure]) -> str:
+    """The height is set beforehand, so that the page does not jump when plots appear."""
+    return f'<div class="plot" id="{name}" style="height:{plots[name].layout.height}px"></div>'
+
+
+def _keys(study: StudyView) -> str:
+    """The key to colours and dashes; each arm is a button that hides its curves."""
+    buttons: list[str] = []
+    for name, style in figures.arm_styles(study).items():
+        dash = f' stroke-dasharray="{_DASHARRAYS[style.dash]}"' if style.dash in _DASHARRAYS else ""
+        line = f'<line x1="0" y1="5" x2="26" y2="5" stroke="{style.colour}" stroke-width="3"{dash}/>'
+        swatch = f'<svg width="26" height="10" aria-hidden="true">{line}</svg>'
+        shown = escape(name)
+        buttons.append(f'<button type="button" data-arm="{shown}" aria-pressed="true">{swatch}{shown}</button>')
+    return f'<div class="keys">{"".join(buttons)}</div>'
+
+
+def _mean(metric: str, values: Estimate) -> str:
+    unit = unit_of(metric)
+    return unit.number(values.mean, decimals_for(unit, values.half_width, values.mean))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested provenance as `git.commit` and text; empty values left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        elif value not in (None, "", []):
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found.append((f"{prefix}{key}", text))
+    return found
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

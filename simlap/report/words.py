@@ -1,0 +1,97 @@
+"""Numbers, metric names and states in the words the report uses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from simlap.record.view import ArmView, StudyView
+from simlap.report.compare import Comparison, planned_cells
+
+_SPLITS = {"val": "validation", "test": "test", "train": "training"}
+_STATES = {"failed": "failed", "running": "running", "interrupted": "interrupted", "new": "not started"}
+TEST_DECISIONS = "There is no validation split: decisions were made on the test set."
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the values of a metric are shown."""
+
+    scale: float
+    suffix: str
+    """Of a difference in a sentence: ` points` or nothing."""
+    percent: bool
+
+    def number(self, value: float, decimals: int, *, sign: bool = False) -> str:
+        text = f"{value * self.scale:{'+' if sign else ''}.{decimals}f}"
+        return text.replace("-", "").replace("+", "") if float(text) == 0 else text
+
+
+def unit_of(metric: str) -> Unit:
+    """`*_top1` metrics are fractions and shown in percent; others as they are."""
+    return Unit(100.0, " points", True) if metric.endswith("_top1") else Unit(1.0, "", False)
+
+
+def decimals_for(unit: Unit, noise: float | None, value: float = 1.0) -> int:
+    """Decimals that show the first digit of the noise (percent: at least one decimal), four digits without noise."""
+    if noise is not None and noise > 0:
+        return min(6, max(1 if unit.percent else 0, math.ceil(-math.log10(noise * unit.scale)) + (not unit.percent)))
+    if unit.percent:
+        return 1
+    return 3 if value == 0 else min(6, max(0, 3 - math.floor(math.log10(abs(value)))))
+
+
+def p_text(p: float | None, *, bare: bool = False) -> str:
+    """`p < 0.001`, `p = 0.012`; `bare` leaves out `p` and the equals sign. Empty where there is none."""
+    if p is None:
+        return ""
+    small = p < 0.001
+    number = "0.001" if small else f"{p:.3f}" if p < 0.9995 else "1"
+    return ("< " if small else "") + number if bare else f"p {'<' if small else '='} {number}"
+
+
+def metric_title(metric: str) -> str:
+    """`test/probe_top1` -> `test probe top-1 (%)`."""
+    name = metric.replace("/", " ").replace("_top1", " top-1").replace("_", " ")
+    return f"{name} (%)" if unit_of(metric).percent else name
+
+
+def split_word(metric: str) -> str:
+    """The part of the data a metric is measured on."""
+    part = metric.split("/")[0]
+    return _SPLITS.get(part, part)
+
+
+def place(comparison: Comparison) -> str:
+    """Where a comparison was made: `test`, `val @ epoch 5`, or empty."""
+    if comparison.epoch is None:
+        return ""
+    part = comparison.metric.split("/")[0]
+    return part if comparison.final else f"{part} @ epoch {comparison.epoch}"
+
+
+def levels_text(levels: dict[str, str]) -> str:
+    return ", ".join(f"{factor}={level}" for factor, level in levels.items())
+
+
+def span(epochs: list[int]) -> str:
+    """`5` or `5–8`."""
+    low, high = min(epochs), max(epochs)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def arm_state(study: StudyView, arm: ArmView) -> tuple[str, str]:
+    """The state of an arm as one word (for a chip) and in full: `stopped`, `stopped at 5–8, 1 failed`."""
+    cells = planned_cells(study, arm)
+    counts = Counter(cell.state if cell is not None else "new" for cell in cells)
+    if counts["done"] == len(cells):
+        return "done", "done"
+    parts: list[str] = []
+    if counts["stopped"]:
+        parts.append(f"stopped at {span([c.epoch for c in cells if c is not None and c.state == 'stopped'])}")
+    parts += [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    if counts["new"] == len(cells):
+        return "new", "not started"
+    worst = next(s for s in ("failed", "running", "interrupted", "stopped", "new") if counts[s])
+    return worst, ", ".join(parts)

@@ -1,0 +1,73 @@
+"""Keyed random draws: every draw is a function of what it is for, never of what was drawn before.
+
+Two forms. `generator(seed, "pairs", epoch, step)` is an ordinary torch generator, seeded by a hash of its key. `uniform(key, rows,
+n)` is a counter-based generator (Philox4x32-10, Salmon et al., SC'11) in plain tensor arithmetic: row i of the result depends
+on the key and on the counters of row i only, so a worker that holds some rows of a batch draws what a single process would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit integer from the parts of a key, the same on every machine and in every process."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by `key(*parts)`."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key_: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10. `counters`: four int64 tensors holding 32-bit words, all of one shape. Returns four such tensors."""
+    c0, c1, c2, c3 = counters
+    k0, k1 = key_ & _MASK, (key_ >> 32) & _MASK
+    for _ in range(10):
+        # 32 x 32 -> 64 bits; int64 wraps, which keeps the low 64 bits, and the mask undoes the sign extension
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def uniform(key_: int, rows: Tensor, copies: Tensor, n: int) -> Tensor:
+    """Uniform draws in the open interval (0, 1) for every row.
+
+    Args:
+        key_: from `key(...)`.
+        rows: [b] int64, first counter of each row (a sample's index), below 2^32.
+        copies: [b] int64, second counter of each row (which copy of the sample), below 2^32.
+        n: draws per row.
+
+    Returns:
+        [b, n] float32 on the device of `rows`.
+    """
+    blocks = torch.arange((n + 3) // 4, device=rows.device)
+    shape = (len(rows), len(blocks))
+    words = philox(
+        (
+            rows[:, None].expand(shape),
+            copies[:, None].expand(shape),
+            blocks[None].expand(shape),
+            torch.zeros(shape, dtype=torch.int64, device=rows.device),
+        ),
+        key_,
+    )
+    bits = torch.stack(words, dim=2).flatten(1)[:, :n]  # [b, n]
+    # 23 bits and a half: exact in float32, never 0, never 1
+    return ((bits >> 9).to(torch.float32) + 0.5) * (1.0 / (1 << 23))

@@ -1,0 +1,1 @@
+"""One experiment on Ray."""

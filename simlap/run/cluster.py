@@ -1,0 +1,97 @@
+"""Ray: connecting to a cluster or starting one here, quietly, and checking that what is asked for can ever be placed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+
+from simlap.config.schema import Resources
+from simlap.errors import ConfigError, UserError
+
+_ENVIRONMENT = {
+    # one report per health check: epochs can be short
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    # Tune: our journal is the record, so no loggers and no snapshots of its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node has."""
+
+    cpus: float
+    gpus: float
+
+
+def local_node() -> Node:
+    """This machine as Ray will see it."""
+    import torch
+
+    return Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))
+
+
+def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: str = "resources") -> int:
+    """How many cells fit at a time. Raises ConfigError where not even one ever can."""
+    per_node = [
+        int(
+            min(
+                node.cpus // resources.cpus_per_worker,
+                node.gpus / resources.gpus_per_worker + 1e-9 if resources.gpus_per_worker else float("inf"),
+            )
+        )
+        for node in nodes
+    ]
+    slots = sum(per_node)
+    if slots < resources.workers:
+        have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
+        raise ConfigError(
+            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs can never be "
+            f"placed: the cluster has {have}, room for {slots}",
+            file=file,
+            key=f"{key}.workers",
+            value=resources.workers,
+        )
+    return slots // resources.workers
+
+
+def quiet_environment() -> None:
+    """Set what Ray and its workers read from the environment; a value that is already there wins."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every worker would compile every module anew
+    warnings.filterwarnings("ignore")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def connect(address: str | None) -> list[Node]:
+    """Connect to the cluster at `address`, or start Ray here. Returns the alive nodes. Raises UserError."""
+    quiet_environment()
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+                **({} if address else {"num_cpus": len(os.sched_getaffinity(0))}),
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
+    return [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]
+    ]

@@ -1,0 +1,57 @@
+"""A cell in a Ray Train worker group."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray.train
+import ray.train.torch
+
+from simlap.config.schema import Resources
+from simlap.run.worker import CellTask, run_cell, stop_requested
+from simlap.train.world import World
+
+
+def train_worker(task: dict[str, Any]) -> None:
+    """Runs in every worker of the group. Reports to Train once an epoch, on all ranks alike."""
+    import ray.util
+
+    world = World.current(ray.train.torch.get_device())
+    group = ray.util.get_current_placement_group()
+    placement_group = group.id.hex() if group is not None else ""
+    cell = CellTask(**task)
+    for progress in run_cell(cell, world, stop_requested(cell, world)):
+        ray.train.report(
+            {
+                "cell_id": cell.cell_id,
+                "epoch": progress.epoch,
+                "finished": progress.finished,
+                "placement_group": placement_group,
+                **progress.metrics,
+            }
+        )
+
+
+def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ()) -> ray.train.torch.TorchTrainer:
+    """The trainer of one attempt at a cell. State lives in the cell's folder: Train keeps none, and its run name is never reused."""
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config=asdict(task),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={"CPU": resources.cpus_per_worker}
+            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if resources.gpus_per_worker > 0 else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=f"{task.cell_id}-{uuid.uuid4().hex[:8]}",
+            storage_path=tempfile.gettempdir() + "/simlap-train",
+            callbacks=list(callbacks),
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=10),
+        ),
+    )

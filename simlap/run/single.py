@@ -1,0 +1,98 @@
+"""`simlap run`: one experiment through Ray Train, recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simlap.config import Experiment, cell_id
+from simlap.data.loader import check_batch
+from simlap.data.splits import inspect_data
+from simlap.record.journal import Journal, cell_storage, next_attempt, read_cell
+from simlap.record.provenance import collect
+from simlap.record.view import CellView, EpochRow
+from simlap.run.cluster import check_placement, connect, local_node
+from simlap.run.worker import STOP_REQUEST, CellTask
+from simlap.storage import Storage
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A checked experiment and where it stands."""
+
+    experiment: Experiment
+    task: CellTask
+    storage: Storage
+    view: CellView
+
+
+def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str | None) -> PreparedRun:
+    """Check everything that can be checked without starting anything. Raises UserError."""
+    info = inspect_data(experiment.data)
+    check_batch(info, experiment.data, experiment.train.batch_size)
+    if address is None:
+        check_placement(experiment.resources, [local_node()], file=file)
+    identity = cell_id(experiment, info.fingerprint)
+    provenance = {**collect(), "data_fingerprint": info.fingerprint}
+    task = CellTask(identity, experiment.model_dump(mode="json"), storage.uri, provenance)
+    return PreparedRun(experiment, task, storage, read_cell(storage, identity, seed=experiment.seed))
+
+
+def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Callable[[EpochRow], None]) -> CellView:
+    """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
+
+    Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
+    """
+    check_placement(run.experiment.resources, connect(address), file=file)
+    # Train is slow to import
+    from simlap.run.launch import trainer
+
+    folder = cell_storage(run.storage, run.task.cell_id)
+    folder.delete(STOP_REQUEST)
+    errors: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer(run.task, run.experiment.resources).fit()
+        except Exception as error:
+            errors.append(error)
+
+    # in a thread of its own: on the main thread Train would take Ctrl-C for itself and kill the workers in mid-step
+    thread = threading.Thread(target=fit, name="simlap-train", daemon=True)
+    thread.start()
+    seen = run.view.epoch
+    asked = False
+    while thread.is_alive():
+        try:
+            thread.join(POLL_S)
+            seen = _announce(run, seen, on_epoch)
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            folder.write(STOP_REQUEST, b"")
+    _announce(run, seen, on_epoch)
+    return _after(run, folder, errors)
+
+
+def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> int:
+    for row in read_cell(run.storage, run.task.cell_id).rows:
+        if row.epoch > seen:
+            seen = row.epoch
+            on_epoch(row)
+    return seen
+
+
+def _after(run: PreparedRun, folder: Storage, errors: list[Exception]) -> CellView:
+    view = read_cell(run.storage, run.task.cell_id)
+    if view.state == "running":
+        # the workers died without a word: the journal has no end yet
+        text = str(errors[0]).strip() if errors else "the worker group ended without a result"
+        reason = text.splitlines()[-1]
+        attempt = max(1, next_attempt(folder) - 1)
+        Journal(folder, writer="driver", attempt=attempt).end("failed", view.epoch, reason=reason, error=text)
+        view = read_cell(run.storage, run.task.cell_id)
+    return view

@@ -1,0 +1,149 @@
+"""One cell inside one process: the core loop with the journal, the checkpoints and the result around it.
+
+The same code runs in a warm Tune actor (one worker) and in the workers of a Ray Train group.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from simlap.config import Experiment, validate, yaml
+from simlap.config.schema import Data
+from simlap.data.splits import Splits, load_splits
+from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
+from simlap.storage import Storage
+from simlap.train.checkpoint import CheckpointStore
+from simlap.train.loop import Progress, fit
+from simlap.train.world import World
+
+RESULT_SCHEMA_VERSION = 1
+STOP_REQUEST = "stop"
+"""An object of this name in the run directory asks the workers to save and stop."""
+_STOP_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """What a worker is told: plain values, so that it travels."""
+
+    cell_id: str
+    experiment: dict[str, Any]
+    storage: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def parsed(self) -> Experiment:
+        return validate(Experiment, self.experiment, file=f"cell {self.cell_id}")
+
+
+class _CellReporter:
+    """Writes the journal and collects evaluations; on rank 0 only."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self.journal = journal
+        self.evaluations: dict[str, dict[str, float]] = {}
+
+    def start(self, epoch: int, step: int) -> None:
+        if self.journal:
+            self.journal.start(epoch, step)
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        if self.journal:
+            self.journal.epoch(epoch, metrics)
+
+    def evaluated(self, evaluation_id: str, metrics: dict[str, float]) -> None:
+        self.evaluations[evaluation_id] = metrics
+
+
+def stop_requested(task: CellTask, world: World) -> Callable[[], bool]:
+    """Looks for the request now and then, on rank 0; the loop tells the others."""
+    cell = cell_storage(Storage(task.storage), task.cell_id)
+    looked = time.monotonic()
+
+    def stop() -> bool:
+        nonlocal looked
+        if world.rank != 0 or time.monotonic() - looked < _STOP_POLL_S:
+            return False
+        looked = time.monotonic()
+        return cell.exists(STOP_REQUEST)
+
+    return stop
+
+
+def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+    """Train and evaluate a cell from wherever it stands, yielding as `simlap.train.loop.fit` does.
+
+    On success `result.json` is written, then the end of the journal. On an error the journal ends with it and it is raised.
+    """
+    experiment = task.parsed()
+    # set explicitly: Ray sets OMP_NUM_THREADS, and the sum of floats depends on the number of threads
+    torch.set_num_threads(experiment.resources.cpus_per_worker)
+    cell = cell_storage(Storage(task.storage), task.cell_id)
+    attempt = next_attempt(cell)
+    journal = None
+    if world.rank == 0:
+        journal = Journal(cell, writer=f"{socket.gethostname()}.{os.getpid()}", attempt=attempt)
+        cell.write("config.yaml", yaml.dump(task.experiment).encode())
+        cell.write_json("provenance.json", {**task.provenance, "device": _device(world), "world_size": world.size})
+    reporter = _CellReporter(journal)
+    earlier = read_result(cell) or {"evaluations": {}, "metrics": {}}
+    epoch = 0
+    try:
+        splits = _cached_splits(experiment.data.model_dump_json())
+        for progress in fit(
+            experiment,
+            splits,
+            world=world,
+            store=CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt),
+            reporter=reporter,
+            stop=stop,
+            known_evaluations=frozenset(earlier["evaluations"]),
+        ):
+            epoch = progress.epoch
+            if progress.finished and journal:
+                _write_result(cell, progress, {**earlier["evaluations"], **reporter.evaluations}, earlier["metrics"])
+                journal.end("done", epoch)
+            elif progress.stopped and journal:
+                journal.end("interrupted", epoch, reason="asked to stop")
+            yield progress
+    except Exception as error:
+        if journal:
+            text = "".join(traceback.format_exception(error))
+            journal.end("failed", epoch, reason=f"{type(error).__name__}: {error}", error=text)
+        raise
+
+
+def _write_result(
+    cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]], earlier: dict[str, float]
+) -> None:
+    checkpoint = progress.checkpoint
+    assert checkpoint is not None  # the last epoch is always saved
+    cell.write_json(
+        "result.json",
+        {
+            "schema_version": RESULT_SCHEMA_VERSION,
+            "epochs": progress.epoch,
+            "metrics": {**earlier, **progress.metrics},
+            "evaluations": evaluations,
+            "checkpoint": {"path": f"checkpoints/{checkpoint.path}", "sha256": checkpoint.sha256},
+        },
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_splits(data_json: str) -> Splits:
+    """Decoded once per process: cells in a warm actor share it."""
+    return load_splits(TypeAdapter(Data).validate_json(data_json))
+
+
+def _device(world: World) -> str:
+    return torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"

@@ -1,0 +1,103 @@
+"""One folder on any file system pyarrow knows: a local path, NFS, `s3://...`.
+
+Assumed of the file system: whole objects are written, read, listed and deleted. No append, no rename. On local disks a write
+goes through a temporary file, so that a reader sees all of an object or none of it, as on an object store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from simlap.errors import UserError
+
+
+class Storage:
+    """A folder on a file system. Paths given to the methods are relative to it, with forward slashes."""
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(uri)
+        if "://" in self.uri:
+            try:
+                self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+            except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+                raise UserError(f"storage {self.uri!r}: {error}") from error
+        else:
+            self.uri = str(Path(self.uri).expanduser().absolute())
+            self._fs, self._root = pafs.LocalFileSystem(), self.uri
+        self._root = self._root.rstrip("/")
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.uri,)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, pafs.LocalFileSystem)
+
+    def child(self, *parts: str) -> Storage:
+        """The storage of a folder inside this one."""
+        base, _, query = self.uri.partition("?")
+        return Storage("/".join((base.rstrip("/"), *parts)) + (f"?{query}" if query else ""))
+
+    def local_path(self, path: str = "") -> Path | None:
+        """The path on this machine's disk, or None where the storage is elsewhere."""
+        return Path(self._at(path)) if self.is_local else None
+
+    def describe(self, path: str = "") -> str:
+        """The place in words a user can paste."""
+        return self._at(path) if self.is_local else self.child(path).uri if path else self.uri
+
+    def exists(self, path: str = "") -> bool:
+        return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
+
+    def list(self, path: str = "") -> list[str]:
+        """Names of the direct children of a folder, sorted; empty where there is no such folder."""
+        selector = pafs.FileSelector(self._at(path), allow_not_found=True)
+        return sorted(info.base_name for info in self._fs.get_file_info(selector) if ".tmp-" not in info.base_name)
+
+    def read(self, path: str) -> bytes:
+        """Raises FileNotFoundError."""
+        with self._fs.open_input_stream(self._at(path)) as stream:
+            data: bytes = stream.read()
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole object, replacing what was there."""
+        target = self._at(path)
+        if not self.is_local:
+            with self._fs.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def delete(self, path: str) -> None:
+        """Delete an object or a folder with all it holds; nothing happens where there is none."""
+        kind = self._fs.get_file_info(self._at(path)).type
+        if kind == pafs.FileType.Directory:
+            self._fs.delete_dir(self._at(path))
+        elif kind != pafs.FileType.NotFound:
+            self._fs.delete_file(self._at(path))
+
+    def read_json(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def write_json(self, path: str, value: object) -> None:
+        self.write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root

@@ -1,0 +1,1 @@
+"""Studies: many experiments from one file."""

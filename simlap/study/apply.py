@@ -1,0 +1,94 @@
+"""`simlap ablate`: make what the study file says so, then report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from simlap.record.journal import read_study
+from simlap.record.mlflow import needs_projection
+from simlap.record.ship import Shipper, ShipReport
+from simlap.record.view import StudyView
+from simlap.report import write_report
+from simlap.run.cluster import Node, check_placement, connect, local_node
+from simlap.storage import Storage
+from simlap.study.events import EventLog
+from simlap.study.lease import Lease
+from simlap.study.plan import Plan, make_plan
+from simlap.study.spec import Study
+
+
+@dataclass
+class Outcome:
+    """What a launch came to."""
+
+    view: StudyView
+    ran: int
+    """Cells that this launch worked on."""
+    finished: bool
+    """False where the user interrupted."""
+    report: list[str] = field(default_factory=list)
+    """Where the report's files are."""
+    shipped: ShipReport | None = None
+
+    @property
+    def failed(self) -> list[str]:
+        return [
+            f"{arm.name} · seed {cell.seed}: {cell.reason}"
+            for arm in self.view.arms
+            for cell in arm.cells
+            if cell.state == "failed"
+        ]
+
+
+def check_resources(study: Study, nodes: list[Node]) -> int:
+    """Cells that fit at a time. Raises ConfigError."""
+    key = "resources" if study.spec.resources is not None else "base: resources"
+    return check_placement(study.base.resources, nodes, file=str(study.path), key=key)
+
+
+def apply(study: Study, storage: Storage, *, address: str | None, tracking_uri: str, console: Console) -> Outcome:
+    """Run what is missing, resume what was interrupted, keep what is done; then the report and the records.
+
+    Everything that can be checked is checked before anything starts. Raises UserError.
+    """
+    if address is None:
+        check_resources(study, [local_node()])
+    make_plan(study, storage)
+    folder = storage.child("studies", study.name)
+    with Lease(folder):
+        # again, now that nobody else can change it
+        plan = make_plan(study, storage)
+        finished = True
+        shipper = None
+        if plan.pending:
+            slots = check_resources(study, connect(address))
+            plan.save()
+            shipper = Shipper(storage, study.name, tracking_uri)
+            finished = _execute(plan, folder, slots, console)
+        else:
+            plan.save()
+        view = read_study(storage, study.name)
+        outcome = Outcome(view, len(plan.pending), finished, write_report(view, folder))
+        if shipper is not None:
+            outcome.shipped = shipper.finish()
+        elif needs_projection(view, storage, tracking_uri):
+            outcome.shipped = Shipper(storage, study.name, tracking_uri).finish()
+        return outcome
+
+
+def _execute(plan: Plan, folder: Storage, slots: int, console: Console) -> bool:
+    # Tune is slow to import, and a study with nothing to do has no use for it
+    from simlap.study.execute import execute
+    from simlap.study.progress import Progress
+    from simlap.study.schedule import build_scheduler
+
+    events = EventLog(folder)
+    events.write("launch", pending=len(plan.pending), slots=slots)
+    with Progress(plan, console, slots=slots) as progress:
+        finished = execute(
+            plan, slots=slots, scheduler=build_scheduler(plan), progress=progress, events=events
+        )
+    events.write("launch_ended", finished=finished)
+    return finished

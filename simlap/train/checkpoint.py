@@ -1,0 +1,137 @@
+"""Checkpoints: safetensors and JSON, the checksum manifest last. A checkpoint without a valid manifest does not exist."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from simlap.storage import Storage
+
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"^epoch-(\d{5})-step-(\d{7})-attempt-(\d{4})$")
+_log = logging.getLogger("simlap.checkpoint")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The whole training state between two steps."""
+
+    epoch: int
+    """Finished epochs."""
+    step: int
+    """Finished steps of the epoch under way (0 between epochs)."""
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    """`<parameter number>.<state name>`, see `optimizer_tensors`."""
+    state: dict[str, Any]
+    """Everything else, as JSON: running sums, optimiser groups."""
+    path: str = ""
+    """Folder inside the store, where it was saved."""
+    sha256: str = ""
+    """Checksum of the model's tensors."""
+
+
+class CheckpointStore:
+    """The `checkpoints/` folder of one run."""
+
+    def __init__(self, storage: Storage, *, keep: int = 2, attempt: int = 1) -> None:
+        self.storage, self.keep, self.attempt = storage, keep, attempt
+
+    def save(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Write it, then delete all but the newest `keep`. Returns it with its path and checksum."""
+        path = f"epoch-{checkpoint.epoch:05d}-step-{checkpoint.step:07d}-attempt-{self.attempt:04d}"
+        files = {
+            "model.safetensors": save_tensors({k: v.detach().cpu().contiguous() for k, v in checkpoint.model.items()}),
+            "optimizer.safetensors": save_tensors(
+                {k: v.detach().cpu().contiguous() for k, v in checkpoint.optimizer.items()}
+            ),
+            "state.json": json.dumps(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "epoch": checkpoint.epoch,
+                    "step": checkpoint.step,
+                    **checkpoint.state,
+                },
+                allow_nan=True,
+            ).encode(),
+        }
+        for name, data in files.items():
+            self.storage.write(f"{path}/{name}", data)
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        self.storage.write_json(f"{path}/manifest.json", {"schema_version": SCHEMA_VERSION, "sha256": sums})
+        complete = [name for name in self.names() if self.storage.exists(f"{name}/manifest.json")]
+        for old in set(self.names()) - set(complete[: self.keep]):
+            self.storage.delete(old)
+        return _placed(checkpoint, path, sums["model.safetensors"])
+
+    def names(self) -> list[str]:
+        """Folders of all checkpoints, newest first, valid or not."""
+        found = [name for name in self.storage.list() if _NAME.match(name)]
+        return sorted(found, key=lambda name: [int(part) for part in _NAME.match(name).groups()], reverse=True)  # type: ignore[union-attr]
+
+    def newest(self) -> Checkpoint | None:
+        """The newest valid checkpoint, loudly if it is not the newest one; None where there is none."""
+        for name in self.names():
+            try:
+                return self.load(name)
+            except (OSError, ValueError, KeyError) as error:
+                _log.warning("checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), error)
+        return None
+
+    def load(self, name: str) -> Checkpoint:
+        """Read and verify one. Raises OSError or ValueError where a file is missing or its checksum differs."""
+        sums: dict[str, str] = self.storage.read_json(f"{name}/manifest.json")["sha256"]
+        files = {file: self.storage.read(f"{name}/{file}") for file in sums}
+        for file, data in files.items():
+            if hashlib.sha256(data).hexdigest() != sums[file]:
+                raise ValueError(f"checksum of {file} differs from the manifest's")
+        state = json.loads(files["state.json"])
+        return Checkpoint(
+            epoch=state.pop("epoch"),
+            step=state.pop("step"),
+            model=load_tensors(files["model.safetensors"]),
+            optimizer=load_tensors(files["optimizer.safetensors"]),
+            state=state,
+            path=name,
+            sha256=sums["model.safetensors"],
+        )
+
+
+def _placed(checkpoint: Checkpoint, path: str, sha256: str) -> Checkpoint:
+    return Checkpoint(
+        checkpoint.epoch, checkpoint.step, checkpoint.model, checkpoint.optimizer, checkpoint.state, path, sha256
+    )
+
+
+def optimizer_tensors(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimiser's state dict into named tensors and a JSON-able rest."""
+    tensors = {
+        f"{number}.{name}": value
+        for number, entry in state_dict["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, Tensor)
+    }
+    plain = {
+        f"{number}.{name}": value
+        for number, entry in state_dict["state"].items()
+        for name, value in entry.items()
+        if not isinstance(value, Tensor)
+    }
+    return tensors, {"optimizer_plain": plain, "optimizer_groups": state_dict["param_groups"]}
+
+
+def optimizer_state_dict(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    """The state dict that `optimizer_tensors` split."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["optimizer_plain"]}.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    return {"state": state, "param_groups": rest["optimizer_groups"]}

@@ -1,0 +1,216 @@
+"""Data parallelism that computes what one process would: gathering with gradient, and batch norm over the global batch.
+
+W workers; worker r holds rows r::W of the global batch, so that row counts differ by at most one. A module that is
+wrapped in DistributedDataParallel after `convert_sync_batchnorm` wants `forward_sync_buffers=False`: the running
+statistics are the same everywhere already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# --- gathering -------------------------------------------------------------------------------------------------------
+
+
+def all_gather_with_gradient(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The rows of all workers in rank order: [b, ...] here, [B, ...] everywhere.
+
+    Backward sums the gradient over workers and returns this worker's rows, so every worker must run it. Integers
+    (labels) are gathered too, without gradient. Without several processes, x itself.
+
+    Args:
+        x: this worker's rows. Numbers of rows may differ between workers; all else must not.
+        group: process group; default: all.
+    """
+    if _world_size(group) == 1:
+        return x
+    gathered: Tensor = _AllGather.apply(x, group)
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        world, rank = dist.get_world_size(group), dist.get_rank(group)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world)]
+        dist.all_gather(sizes, torch.tensor([len(x)], device=x.device), group=group)
+        rows = torch.cat(sizes).tolist()
+        # collectives want equal shapes: short workers send a row of padding that is cut off again
+        padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]) if len(x) < max(rows) else x.contiguous()
+        received = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(received, padded, group=group)
+        ctx.group, ctx.begin, ctx.end = group, sum(rows[:rank]), sum(rows[: rank + 1])
+        result = torch.cat([part[:n] for part, n in zip(received, rows, strict=True)])
+        if not x.is_floating_point():
+            ctx.mark_non_differentiable(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # summing half-precision gradients over many workers would round each time
+        total = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total, group=ctx.group)
+        return total[ctx.begin : ctx.end].to(grad.dtype), None
+
+
+def _world_size(group: dist.ProcessGroup | None) -> int:
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+# --- batch norm over the global batch --------------------------------------------------------------------------------
+
+
+def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+    """Replaces every BatchNorm1d/2d/3d (and timm's BatchNormAct2d) in `module` by one with statistics over all workers.
+
+    On CUDA torch's SyncBatchNorm (through timm's conversion, which knows its own classes), else the one below.
+    Parameters and buffers are the same tensors under the same names, so optimisers and state dicts do not notice. Call
+    it after moving to the device.
+
+    Args:
+        module: converted in place, children at any depth; a module that is itself a batch norm is not changed but
+            replaced.
+        group: process group; default: all.
+
+    Returns:
+        `module`, or its replacement.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if tensors and tensors[0].is_cuda:
+        from timm.layers.norm_act import convert_sync_batchnorm as convert_for_cuda  # takes seconds to import
+
+        on_cuda: nn.Module = convert_for_cuda(module, group)
+        return on_cuda
+    return _convert(module, group, {})
+
+
+def _convert(module: nn.Module, group: dist.ProcessGroup | None, converted: dict[int, nn.Module]) -> nn.Module:
+    """`converted`: replacements by the id of what they replace, for modules that are used in several places."""
+    if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm | nn.SyncBatchNorm):
+        # a subclass we do not know may do more than normalise; leaving it alone would be silently wrong
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and not _is_norm_act(module):
+            raise TypeError(f"no conversion to synchronised batch norm known for {type(module).__qualname__}")
+        return converted.setdefault(id(module), SyncBatchNorm(module, group))
+    for name, child in [*module._modules.items()]:  # named_children would leave out the second name of a shared module
+        if child is not None:
+            setattr(module, name, _convert(child, group, converted))
+    return module
+
+
+def _is_norm_act(module: nn.Module) -> bool:
+    """Whether it is timm's BatchNormAct2d, answered without importing timm."""
+    return type(module).__name__ == "BatchNormAct2d" and type(module).__module__.startswith("timm.")
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm with the statistics of the global batch, on any device and in any floating-point type.
+
+    Differs from torch's SyncBatchNorm in that it runs on CPU. Without several processes it is torch's batch norm, bit
+    for bit.
+
+    Args:
+        source: the batch norm to stand in for; its parameters and buffers are shared. `drop` and `act` of timm's
+            BatchNormAct2d are taken over.
+        group: process group; default: all.
+    """
+
+    def __init__(self, source: _BatchNorm, group: dist.ProcessGroup | None = None) -> None:
+        super().__init__(source.num_features, source.eps, source.momentum, source.affine, source.track_running_stats)
+        self.weight, self.bias = source.weight, source.bias
+        self.running_mean, self.running_var = source.running_mean, source.running_var
+        self.num_batches_tracked = source.num_batches_tracked
+        self.train(source.training)
+        self.group = group
+        if _is_norm_act(source):
+            self.drop, self.act = source.drop, source.act
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+        if input.dim() < 2:
+            raise ValueError(f"expected [b, C, ...], got {[*input.shape]}")
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """[b, C, ...] -> the same shape."""
+        if not self.training or _world_size(self.group) == 1:
+            out = super().forward(input)
+        else:
+            self._check_input_dim(input)
+            out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps, self.group)
+            if self.track_running_stats:
+                self._update_statistics(mean, variance, count)
+        if isinstance(getattr(self, "drop", None), nn.Module):
+            out = self.act(self.drop(out))
+        return out
+
+    @torch.no_grad()
+    def _update_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        unbiased = variance * (count / (count - 1))
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+
+
+class _Normalise(torch.autograd.Function):
+    """Returns the normalised input, and (float64, no gradient) the global mean, biased variance [C] and count []."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = [0, *range(2, x.ndim)]
+        count = x.numel() // x.shape[1]
+        # Sum and square sum lose the variance of features far from 0 if added up in float32. The local moments come
+        # from torch's two-pass kernel, and only these [C] vectors become float64 sums: stable, and no wide copy of the
+        # activations.
+        if count:
+            variance, mean = (moment.double() for moment in torch.var_mean(wide, dims, correction=0))
+        else:
+            variance = mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.cat([count * mean, count * (variance + mean.square()), mean.new_tensor([count])])
+        dist.all_reduce(sums, group=group)
+        total = sums[-1]
+        if total <= 1:
+            raise ValueError(f"expected more than 1 value per channel over all workers, got input {[*x.shape]}")
+        mean, square = (sums[:-1] / total).chunk(2)
+        variance = (square - mean.square()).clamp_(min=0.0)
+        local_mean, local_variance = mean.to(wide), variance.to(wide)
+        gain = None if weight is None else weight.to(wide)
+        shift = None if bias is None else bias.to(wide)
+        out = F.batch_norm(wide, local_mean, local_variance, gain, shift, training=False, eps=eps).to(x.dtype)
+        ctx.save_for_backward(x, weight, local_mean, (variance + eps).rsqrt().to(wide), total)
+        ctx.group = group
+        ctx.mark_non_differentiable(mean, variance, total)
+        return out, mean, variance, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse_std, total = ctx.saved_tensors
+        dims, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+        grad_wide = grad.to(mean.dtype)
+        normalised = (x.to(mean.dtype) - mean.view(shape)) * inverse_std.view(shape)
+        by_bias = grad_wide.sum(dims)  # [C]
+        by_weight = (grad_wide * normalised).sum(dims)  # [C]
+        # the wrapper adds up the parameters' gradients over workers; here only what reaches the input goes through the
+        # group
+        sums = torch.cat([by_bias, by_weight]).double()
+        dist.all_reduce(sums, group=ctx.group)
+        mean_grad, mean_product = (sums / total).to(mean.dtype).chunk(2)
+        grad_x = grad_wide - mean_grad.view(shape) - normalised * mean_product.view(shape)
+        gain = inverse_std if weight is None else inverse_std * weight.to(mean.dtype)
+        grad_x = (grad_x * gain.view(shape)).to(x.dtype)
+        if weight is None:
+            return grad_x, None, None, None, None
+        return grad_x, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None

@@ -1,0 +1,60 @@
+"""W workers compute what one process computes, and a criterion outside the wrapper's forward would be noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.distributed import network
+from tests.distributed.spawn import run_workers
+
+Results = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module", params=[(2, 12), (3, 14)], ids=["2 workers", "3 uneven workers"])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Results], Results]:
+    world_size, size = request.param
+    directory: Path = tmp_path_factory.mktemp("workers")
+    return run_workers(network.work, world_size, directory, size), network.reference(size)
+
+
+def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Of all tensors together, and of each against the largest: no parameter's error hides behind another's size."""
+    assert a.keys() == b.keys()
+    floor = 1e-6 * max(float(x.double().norm()) for x in b.values())
+    return max(float((a[name] - b[name]).double().norm()) / max(float(b[name].double().norm()), floor) for name in b)
+
+
+@pytest.mark.parametrize("pairs", network.PAIRS)
+def test_gradients_are_those_of_one_process(runs: tuple[list[Results], Results], pairs: str) -> None:
+    workers, reference = runs
+    parameters = {name for name, _ in network.build().named_parameters()}
+    for worker in workers:
+        assert worker[pairs].keys() == parameters  # every parameter is reached, also without positives
+        assert relative(worker[pairs], reference[pairs]) <= 1e-9
+
+
+def test_training_follows_one_process(runs: tuple[list[Results], Results]) -> None:
+    """Parameters, and the running statistics of the batch norms."""
+    workers, reference = runs
+    assert relative(workers[0]["trained"], reference["trained"]) <= 1e-6
+    assert relative(reference["trained"], network.build().state_dict()) > 1e-2  # something was learnt
+
+
+def test_workers_stay_bit_equal(runs: tuple[list[Results], Results]) -> None:
+    workers, _ = runs
+    for worker in workers[1:]:
+        for name, value in workers[0]["trained"].items():
+            assert torch.equal(value, worker["trained"][name]), name
+
+
+def test_criterion_past_the_wrapper_drifts_apart(runs: tuple[list[Results], Results]) -> None:
+    """The mistake of calling `ddp.module(...)`: if this could not be seen, the tests above would prove nothing."""
+    workers, reference = runs
+    parameters = [name for name, _ in network.build().named_parameters()]
+    states = [{name: worker["past DDP"][name] for name in parameters} for worker in workers]
+    assert relative(states[0], states[1]) > 1e-2
+    assert relative(states[0], {name: reference["trained"][name] for name in parameters}) > 1e-2

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs as pafs
+
+from simlap.config.schema import ParquetData
+from simlap.data import inspect_data, load_splits
+from simlap.errors import DataError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def query(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The query of an s3:// URI that leads to a mock server."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, server)
+        yield f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the mock server ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the mock server did not listen within 60 s")
+
+
+def test_shards_on_an_object_store(tmp_path: Path, write: Any, query: str) -> None:
+    labels = [0, 1, 2] * 4
+    filesystem, root = pafs.FileSystem.from_uri(f"s3://bucket/set?{query}")
+    filesystem.create_dir("bucket")
+    write(tmp_path / "train" / "a.parquet", labels[:6])
+    write(tmp_path / "train" / "b.parquet", labels[6:], first_row=6)
+    write(tmp_path / "test.parquet", [1, 0])
+    for name in ("train/a.parquet", "train/b.parquet", "test.parquet"):
+        with filesystem.open_output_stream(f"{root}/{name}") as stream:
+            stream.write((tmp_path / name).read_bytes())
+    remote = ParquetData(
+        source="parquet",
+        train=f"s3://bucket/set/train?{query}",
+        test=f"s3://bucket/set/test.parquet?{query}",
+        image_size=8,
+        validation="none",
+    )
+    local = ParquetData(
+        source="parquet",
+        train=str(tmp_path / "train"),
+        test=str(tmp_path / "test.parquet"),
+        image_size=8,
+        validation="none",
+    )
+    assert inspect_data(remote) == inspect_data(local)
+    assert load_splits(remote).train.images.equal(load_splits(local).train.images)
+    missing = ParquetData(source="parquet", train=f"s3://bucket/none?{query}", test=remote.test)
+    with pytest.raises(DataError, match=r"data\.train: no such file or folder: s3://bucket/none"):
+        inspect_data(missing)
