@@ -41,7 +41,7 @@ format: $(STAMP) ## let ruff format and repair what it can
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
 bench: $(STAMP) ## cost of the loss and of scheduling, against plain forms
-	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit; done
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" || exit; done
 
 constraints: $(STAMP) ## renew constraints.txt to the newest versions that pyproject.toml allows
 	@sh tools/constraints.sh '$(BIN)'

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import shlex
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -31,12 +34,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_errors: list[TextIO] = []
+"""Where errors are printed while standard error itself is redirected."""
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-StorageOption = Annotated[str, typer.Option("--storage", help="Where runs are kept: a folder or any pyarrow.fs URI (s3://...).")]
-AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster to use (default: Ray on this machine).")]
+StorageOption = Annotated[
+    str, typer.Option("--storage", help="Where runs are kept: a folder or any pyarrow.fs URI (s3://...).")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to use (default: Ray on this machine).")
+]
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow tracking server (default: MLflow's own sqlite store).")
 ]
@@ -55,20 +63,19 @@ def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, 2 wrong input, 130 interrupted."""
     warnings.filterwarnings("ignore")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns
     except UserError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        err.print(f"interrupted; continue with: [bold]{escape(_this_command())}[/]", soft_wrap=True)
+        _complain(f"interrupted; continue with: [bold]{escape(_this_command())}[/]")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
-            err.print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)
+            _complain(f"[bold red]error:[/] {escape(error.format_message())}")
             sys.exit(WRONG_INPUT)
         raise
+    sys.exit(code or OK)
 
 
 @app.command()
@@ -84,8 +91,7 @@ def run(
     """Run one experiment through Ray Train and record it."""
     from simlap.config import load_experiment
     from simlap.record.mlflow import resolve_tracking_uri
-    from simlap.record.ship import ship_run
-    from simlap.run.single import execute, prepare
+    from simlap.run.single import execute, prepare, record
     from simlap.storage import Storage
 
     uri = resolve_tracking_uri(tracking_uri)
@@ -98,18 +104,21 @@ def run(
         raise UserError(
             f"{where}: this run was {view.state} after epoch {view.epoch} of {loaded.train.epochs}; add --resume to continue it"
         )
-    out.print(f"run {view.cell_id}: {loaded.train.epochs} epochs, {loaded.resources.workers} worker(s), in {where}", soft_wrap=True)
+    out.print(
+        f"run {view.cell_id}: {loaded.train.epochs} epochs, {loaded.resources.workers} worker(s), in {where}",
+        soft_wrap=True,
+    )
     with _quiet_stderr():
         view = execute(prepared, file=str(experiment), address=address, on_epoch=_print_epoch)
-        shipped = ship_run(store, view.cell_id, loaded.name, uri)
+        shipped = record(prepared, uri)
     if view.state == "failed":
-        err.print(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}", soft_wrap=True)
+        _complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
     elif view.state == "interrupted":
-        err.print(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(_this_command())} --resume[/]", soft_wrap=True)
+        _complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(_this_command())} --resume[/]")
     else:
         _print_result(view.result)
     out.print(f"run directory  {where}", soft_wrap=True)
-    _print_shipped(shipped)
+    _print_shipped(shipped, uri)
     raise typer.Exit({"done": OK, "interrupted": INTERRUPTED}.get(view.state, FAILED))
 
 
@@ -150,7 +159,7 @@ def ablate(
     loaded = load_study(study, tuple(set_ or []))
     with _quiet_stderr():
         outcome = apply(loaded, Storage(storage), address=address, tracking_uri=uri, console=out)
-    _print_outcome(outcome)
+    _print_outcome(outcome, uri)
 
 
 @app.command()
@@ -165,7 +174,9 @@ def status(name: Annotated[str, typer.Argument(help="Study name or file.")], sto
 def report(
     name: Annotated[str, typer.Argument(help="Study name or file.")],
     format: Annotated[Format, typer.Option("--format", help="Format.")] = Format.html,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of to the standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write there instead of to the standard output.")
+    ] = None,
     storage: StorageOption = "./runs",
 ) -> None:
     """Write the report of a study."""
@@ -186,18 +197,18 @@ def sync(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Rebuild or complete the MLflow records from the journal."""
-    from simlap.record.journal import read_cell
     from simlap.record.mlflow import resolve_tracking_uri
-    from simlap.record.ship import ship_once, ship_run
+    from simlap.record.ship import ship_once
+    from simlap.run.single import record, reopen
     from simlap.storage import Storage
 
     store, uri = Storage(storage), resolve_tracking_uri(tracking_uri)
     with _quiet_stderr():
         if store.exists(f"cells/{name}/config.yaml"):
-            shipped = ship_run(store, name, read_cell(store, name).config["name"], uri)
+            shipped = record(reopen(store, name), uri)
         else:
-            shipped = ship_once(store, _study_name(name), uri)
-    _print_shipped(shipped)
+            shipped = ship_once(store, _study(name, storage).name, uri)
+    _print_shipped(shipped, uri)
     raise typer.Exit(FAILED if shipped.errors else OK)
 
 
@@ -208,7 +219,7 @@ def _study_name(name: str) -> str:
     return load_study(name).name if Path(name).suffix in (".yaml", ".yml") else name
 
 
-def _study(name: str, storage: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - imported late
+def _study(name: str, storage: str):  # type: ignore[no-untyped-def]
     from simlap.record.journal import read_study
     from simlap.storage import Storage
 
@@ -236,7 +247,7 @@ def _print_plan(made: Plan) -> None:
     out.print("+ new  = done or stopped  > resume or evaluate  - removed  ! failed, to be run again", style="dim")
 
 
-def _print_outcome(outcome: Outcome) -> None:
+def _print_outcome(outcome: Outcome, uri: str) -> None:
     from simlap.report import print_report
 
     if outcome.ran == 0:
@@ -244,26 +255,29 @@ def _print_outcome(outcome: Outcome) -> None:
     print_report(outcome.view, out)
     for path in outcome.report:
         if path.endswith(".html"):
-            out.print(f"report  {path}", soft_wrap=True)
-    _print_shipped(outcome.shipped)
+            out.print(f"report         {path}", soft_wrap=True)
+    _print_shipped(outcome.shipped, uri, study=True)
     if not outcome.finished:
-        err.print(f"interrupted; continue with: [bold]{escape(_this_command())}[/]", soft_wrap=True)
+        _complain(f"interrupted; continue with: [bold]{escape(_this_command())}[/]")
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
-        err.print(f"[bold red]{len(outcome.failed)} failed cells[/]; the same command runs them again", soft_wrap=True)
+        _complain(f"[bold red]{len(outcome.failed)} failed cells[/]; the same command runs them again")
         raise typer.Exit(FAILED)
 
 
-def _print_shipped(shipped: ShipReport | None) -> None:
+def _print_shipped(shipped: ShipReport | None, uri: str, *, study: bool = False) -> None:
+    from simlap.record.tracking.uri import run_link, study_link
+
     if shipped is None:
         return
-    if shipped.link:
-        out.print(f"MLflow  {shipped.link}", soft_wrap=True)
+    if shipped.experiment_id:
+        link = study_link(uri, shipped.experiment_id) if study else run_link(uri, shipped.experiment_id, shipped.run_id)
+        out.print(f"MLflow         {link}", soft_wrap=True, markup=False)
     for error in shipped.errors:
-        err.print(f"[yellow]MLflow is behind:[/] {escape(error)}; `simlap sync` completes it", soft_wrap=True)
+        _complain(f"[yellow]MLflow is behind:[/] {escape(error)}; `simlap sync` completes it")
 
 
-def _print_epoch(row) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - imported late
+def _print_epoch(row) -> None:  # type: ignore[no-untyped-def]
     shown = ("train/loss", "val/probe_top1", "val/knn_top1", "collapse/effective_rank", "time/epoch_s")
     values = "  ".join(f"{name} {row.metrics[name]:.4g}" for name in shown if name in row.metrics)
     out.print(f"epoch {row.epoch:>4}  {values}", soft_wrap=True)
@@ -278,28 +292,32 @@ def _print_result(result: dict[str, float]) -> None:
     out.print(table)
 
 
+def _complain(text: str) -> None:
+    Console(file=_errors[-1] if _errors else sys.stderr, highlight=False).print(text, soft_wrap=True)
+
+
 def _this_command() -> str:
     return shlex.join(["simlap", *sys.argv[1:]])
 
 
-class _quiet_stderr:  # noqa: N801 - used as a function
-    """Ray's C++ side writes to file descriptor 2 whatever its loggers are told; that goes to a file, our own words do not."""
-
-    def __enter__(self) -> None:
-        log = Path(os.environ.get("TMPDIR", "/tmp")) / f"simlap-{os.getpid()}.log"  # noqa: S108
-        sys.stderr.flush()
-        self._saved = os.dup(2)
-        self._log = log
-        with open(log, "ab") as file:
-            os.dup2(file.fileno(), 2)
-        err.file = os.fdopen(os.dup(self._saved), "w", buffering=1)
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
-        err.file = sys.stderr
-        if self._log.exists() and self._log.stat().st_size == 0:
-            self._log.unlink()
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Ray's C++ side writes to file descriptor 2 whatever its loggers are told. That goes to a file; our own words do not."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with (
+        tempfile.NamedTemporaryFile(prefix="simlap-", suffix=".log", delete=False) as log,
+        os.fdopen(terminal, "w") as real,
+    ):
+        os.dup2(log.fileno(), 2)
+        _errors.append(real)
+        try:
+            yield
+        finally:
+            _errors.pop()
+            os.dup2(terminal, 2)
+    if Path(log.name).stat().st_size == 0:
+        Path(log.name).unlink()
 
 
 if __name__ == "__main__":

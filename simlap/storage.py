@@ -53,7 +53,7 @@ class Storage:
         return self._at(path) if self.is_local else self.child(path).uri if path else self.uri
 
     def exists(self, path: str = "") -> bool:
-        return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
+        return bool(self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound)
 
     def list(self, path: str = "") -> list[str]:
         """Names of the direct children of a folder, sorted; empty where there is no such folder."""

@@ -83,8 +83,8 @@ def _set(tree: dict[str, Any], path: str, value: Any, *, file: str | None, where
     parent, key = parents[-1]
     if key in ("kind", "source") and value != parent[key] and len(parents) > 1:
         # the old kind's settings mean nothing to the new one
-        above, name = parents[-2]
-        above[name] = {key: value}
+        grandparent, name = parents[-2]
+        grandparent[name] = {key: value}
     else:
         parent[key] = copy.deepcopy(value)
 
@@ -122,7 +122,9 @@ def _message(model: type[BaseModel], detail: ErrorDetails, loc: tuple[int | str,
         case "union_tag_not_found":
             return f"needs the key {context.get('discriminator')}", []
         case "literal_error":
-            return "not one of the valid values", [v.strip("'") for v in str(context["expected"]).replace(" or ", ", ").split(", ")]
+            return "not one of the valid values", [
+                v.strip("'") for v in str(context["expected"]).replace(" or ", ", ").split(", ")
+            ]
         case "value_error":
             return str(context.get("error", detail["msg"])), []
         case _:

@@ -162,9 +162,7 @@ class StochasticGate(_FilterMLP):
     """Weight of the expected number of open gates in the loss."""
 
 
-Gate = Annotated[
-    OpenGate | SigmoidGate | ProductGate | GumbelGate | StochasticGate, Field(discriminator="kind")
-]
+Gate = Annotated[OpenGate | SigmoidGate | ProductGate | GumbelGate | StochasticGate, Field(discriminator="kind")]
 
 
 class SimLAP(Strict):

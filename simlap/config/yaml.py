@@ -37,7 +37,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [char.strip("\0") for char in _first]
     )
 
@@ -55,7 +55,7 @@ def parse(text: str, *, file: str | None = None) -> Any:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"is larger than {MAX_BYTES} bytes, which no config is", file=file)
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -178,6 +178,10 @@ class _SubspaceInfoNCE(torch.autograd.Function):
                 part = slice(start, start + rows)
                 total += block(operands, part, labelling.masks(part), inverse_temperature, gradients)
             if gradients is not None:
+                if not cosine:  # these are gradients in unit vectors
+                    gradients = gradients._replace(
+                        z=_tangent(gradients.z, operands.z), keys=_tangent(gradients.keys, operands.keys)
+                    )
                 gradients.z.mul_(operands.z_scale * weight)
                 gradients.keys.mul_(operands.keys_scale * weight)
                 gradients.gates.mul_(operands.gates_scale * weight)
@@ -194,10 +198,10 @@ class _SubspaceInfoNCE(torch.autograd.Function):
         return (*scaled, None, None, None, None, None)
 
 
-def _unit_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows over their largest magnitude, and its inverse [rows, 1]. Rows without a normal number count as zero."""
+def _unit_max(x: Tensor, power: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Rows over their largest magnitude, and its inverse [rows, 1]; zero for rows below (smallest normal)^power."""
     largest = x.abs().amax(dim=1, keepdim=True)
-    dead = largest < torch.finfo(x.dtype).tiny  # false for NaN, which stays NaN
+    dead = largest < torch.finfo(x.dtype).tiny ** power  # false for NaN, which stays NaN
     divisor = largest.masked_fill(dead, 1.0)
     return (x / divisor).masked_fill_(dead, 0.0), divisor.reciprocal().masked_fill_(dead, 0.0)
 
@@ -208,6 +212,11 @@ def _unit_norm(x: Tensor) -> tuple[Tensor, Tensor]:
     dead = norm == 0
     divisor = norm.masked_fill(dead, 1.0)
     return x / divisor, divisor.reciprocal().masked_fill_(dead, 0.0)
+
+
+def _tangent(gradient: Tensor, unit: Tensor) -> Tensor:
+    """The part of each row's gradient that turns the unit vector: the gradient in x of f(x / |x|), times |x|."""
+    return gradient - unit * (gradient * unit).sum(dim=1, keepdim=True)
 
 
 def _nce(similarities: Tensor, masks: tuple[Tensor, Tensor], inverse_temperature: float) -> tuple[Tensor, Tensor]:
@@ -235,11 +244,13 @@ def _cosine_block(
     """The anchors `part` with `similarity: cosine`: returns their sum, adds to the gradients."""
     assert operands.squared_keys is not None
     z, keys, gates = operands.z[part], operands.keys, operands.gates[part]
-    q, q_scale = _unit_max(gates * z)  # once more: gate and anchor may be large in different places
+    # Gate and anchor may be large in different places, so once more. What is zero here and below leaves room for the
+    # product of both inverses: with rows of unit size, float32 still tells apart norms over 14 orders of magnitude.
+    q, q_scale = _unit_max(gates * z, power=0.5)
     q, q_norm_scale = _unit_norm(q)  # [b, D]
     u, squared_gates = gates * q, gates.square()
     inverse = squared_gates @ operands.squared_keys.T  # |g_i k_j|^2 [b, N]
-    dead = inverse < torch.finfo(inverse.dtype).tiny
+    dead = inverse < torch.finfo(inverse.dtype).tiny ** 0.75
     inverse.rsqrt_().masked_fill_(dead, 0.0)
     cosines = (u @ keys.T).mul_(inverse)
     total, grad = _nce(cosines, masks, inverse_temperature)
@@ -249,7 +260,7 @@ def _cosine_block(
     by_square = cosines.mul_(grad).mul_(inverse)  # in |g_i k_j|^2, times -2
     grad_u = grad @ keys
     grad_q = grad_u * gates
-    grad_q = (grad_q - q * (grad_q * q).sum(dim=1, keepdim=True)) * (q_scale * q_norm_scale)
+    grad_q = _tangent(grad_q, q) * (q_scale * q_norm_scale)
     gradients.z[part] = grad_q * gates
     gradients.gates[part] = grad_u * q + grad_q * z - gates * (by_square @ operands.squared_keys)
     gradients.keys.addmm_(grad.T, u).sub_((by_square.T @ squared_gates).mul_(keys))
@@ -271,8 +282,7 @@ def _masked_dot_block(
     if gradients is None:
         return total
     grad_u = grad @ keys
-    grad_z = grad_u * squared_gates
-    gradients.z[part] = grad_z - z * (grad_z * z).sum(dim=1, keepdim=True)
+    gradients.z[part] = grad_u * squared_gates
     gradients.gates[part] = 2.0 * gates * z * grad_u
     gradients.keys.addmm_(grad.T, u)
     return total

@@ -1,8 +1,8 @@
-"""The journal of a run: immutable segments of JSON lines, and the views read from them. It is the truth; MLflow is a projection.
+"""The journal of a run: immutable segments of JSON lines, and the views read from them. The truth; MLflow is a projection.
 
-A run directory `cells/<cell id>/` holds `config.yaml`, `provenance.json`, `journal/<writer>-<attempt>-<seq>.jsonl`, `checkpoints/` and
-`result.json`. A segment is written once, before the checkpoint that covers it. Rows of epochs that a later attempt trained again
-(because no checkpoint covered them) are superseded by it.
+A run directory `cells/<cell id>/` holds `config.yaml`, `provenance.json`, `journal/<writer>-<attempt>-<seq>.jsonl`,
+`checkpoints/` and `result.json`. A segment is written once, before the checkpoint that covers it. Rows of epochs that a later
+attempt trained again (because no checkpoint covered them) are superseded by it.
 """
 
 from __future__ import annotations
@@ -156,6 +156,4 @@ def read_study(storage: Storage, name: str) -> StudyView:
         for arm in plan["arms"]
     ]
     keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
-    return StudyView(
-        name=name, arms=arms, **{key: plan[key] for key in (*keys, "command", "provenance", "text")}
-    )
+    return StudyView(name=name, arms=arms, **{key: plan[key] for key in (*keys, "command", "provenance", "text")})

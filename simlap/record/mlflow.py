@@ -6,7 +6,8 @@ mlflow is imported only when there is something to write: `needs_projection` ans
 from __future__ import annotations
 
 from simlap.record.tracking.cursor import Cursor, run_cursor, study_cursor
-from simlap.record.tracking.plan import RunPlan, plan_run, plan_study
+from simlap.record.tracking.plan import plan_run, plan_study
+from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import holds_runs, resolve_tracking_uri, run_link, study_link
 from simlap.record.tracking.writer import Projected, Writer
 from simlap.record.view import CellView, StudyView

@@ -47,7 +47,9 @@ th:last-child,td:last-child{padding-right:0}
 tr.baseline td{background:linear-gradient(var(--panel),var(--panel))}
 tr.baseline td:first-child{padding-left:.6rem}
 .arm{font-weight:600;overflow-wrap:anywhere}
-.tag{margin-left:.45rem;color:var(--soft);font-size:.78rem;font-weight:400}
+.tag{display:inline-block;margin-left:.45rem;white-space:nowrap;color:var(--soft);font-size:.78rem;font-weight:400}
+.at{white-space:nowrap}
+.at .none{white-space:normal}
 .more{display:block;margin-top:.1rem;color:var(--soft);font-size:.8rem}
 .none{color:var(--soft)}
 .caption{max-width:52rem;margin-top:.75rem;color:var(--soft);font-size:.83rem}
@@ -77,6 +79,7 @@ table.arms,.arms tbody,.arms tr,.arms td{display:block;width:100%}
 .arms td,.arms td:first-child{display:flex;justify-content:space-between;align-items:baseline;gap:1rem;padding:.14rem 0;border:0;
 text-align:right;white-space:normal}
 .arms td[data-empty]{display:none}
+.arms td.at .none{max-width:60%}
 .arms td::before{content:attr(data-label);flex:none;color:var(--soft);font-size:.82rem;font-weight:400}
 .arms td.arm{display:block;text-align:left;font-size:1rem}.arms td.arm::before{content:none}
 .arms tr.baseline{margin:0 -.6rem;padding:.65rem .6rem;background:var(--panel);width:auto}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def _header(study: StudyView) -> str:
 
 def _answer(study: StudyView, sentences: Iterable[Sentence]) -> str:
     items = "".join(
-        f'<li><span class="chip {s.verdict}">{_VERDICTS[s.verdict]}</span><span>{escape(s.text)}</span></li>'
+        f'<li><span class="chip {s.verdict}">{_VERDICTS[s.verdict]}</span><span>{_unbroken(escape(s.text))}</span></li>'
         for s in sentences
     )
     lead = (
@@ -115,7 +116,7 @@ def _notices(notices: list[Notice]) -> str:
 def _arms(study: StudyView, rows: Iterable[ArmRow]) -> str:
     names = headers(study)
     numeric = (False, True, False, True, True, True, False)
-    head = "".join(f"<th{' class=num' if n else ''}>{escape(name)}</th>" for name, n in zip(names, numeric, strict=True))
+    head = "".join(f"<th{_class('num' if n else '')}>{escape(name)}</th>" for name, n in zip(names, numeric, strict=True))
     body = "".join(_arm(study, row, names) for row in rows)
     return (
         f'<section><h2>Arms</h2><table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
@@ -135,20 +136,19 @@ def _arm(study: StudyView, row: ArmRow, names: list[str]) -> str:
     status = f'<span class="chip {row.state}">{escape(row.status)}</span>'
     tag = '<span class="tag">baseline</span>' if row.is_baseline else ""
     fields = [
-        (f"{row.done}/{row.planned}", True),
-        (status, False),
-        (escape(row.final_text), True),
-        (difference, True),
-        (escape(row.p), True),
-        (at, False),
+        (f"{row.done}/{row.planned}", "num"),
+        (status, ""),
+        (escape(row.final_text), "num"),
+        (difference, "num"),
+        (escape(row.p), "num"),
+        (at, "at"),
     ]
     cells = "".join(
-        f'<td data-label="{escape(name)}"{" class=num" if number else ""}{"" if text else " data-empty"}>'
+        f"<td data-label='{escape(name)}'{_class(kind)}{'' if text else ' data-empty'}>"
         f"<span>{text or none}</span></td>"
-        for name, (text, number) in zip(names[1:], fields, strict=True)
+        for name, (text, kind) in zip(names[1:], fields, strict=True)
     )
-    kind = ' class="baseline"' if row.is_baseline else ""
-    return f'<tr{kind}><td class="arm">{escape(row.arm).replace(",", ",<wbr>")}{tag}</td>{cells}</tr>'
+    return f'<tr{_class("baseline" if row.is_baseline else "")}><td class="arm">{escape(row.arm).replace(",", ",<wbr>")}{tag}</td>{cells}</tr>'
 
 
 def _forest(report: Report, plots: dict[str, go.Figure]) -> str:
@@ -249,6 +249,15 @@ def _keys(study: StudyView) -> str:
 def _mean(metric: str, values: Estimate) -> str:
     unit = unit_of(metric)
     return unit.number(values.mean, decimals_for(unit, values.half_width, values.mean))
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _unbroken(text: str) -> str:
+    """Numbers, their signs and units stay on one line."""
+    return re.sub(r"(?<=\d) ± (?=\d)|(?<=\bp) (?==|&lt;)|(?<==|;) (?=\d)", lambda m: m[0].replace(" ", "\u00a0"), text)
 
 
 def _minus(text: str) -> str:

@@ -58,8 +58,8 @@ def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: 
     if slots < resources.workers:
         have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
         raise ConfigError(
-            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs can never be "
-            f"placed: the cluster has {have}, room for {slots}",
+            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs "
+            f"can never be placed: the cluster has {have}, room for {slots}",
             file=file,
             key=f"{key}.workers",
             value=resources.workers,
@@ -85,13 +85,15 @@ def connect(address: str | None) -> list[Node]:
         try:
             ray.init(
                 address=address,
+                num_cpus=None if address else len(os.sched_getaffinity(0)),
+                include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                include_dashboard=None if address else False,
-                **({} if address else {"num_cpus": len(os.sched_getaffinity(0))}),
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
     return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
     ]

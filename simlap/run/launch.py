@@ -37,7 +37,7 @@ def train_worker(task: dict[str, Any]) -> None:
 
 
 def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ()) -> ray.train.torch.TorchTrainer:
-    """The trainer of one attempt at a cell. State lives in the cell's folder: Train keeps none, and its run name is never reused."""
+    """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused."""
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
@@ -52,6 +52,7 @@ def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ())
             name=f"{task.cell_id}-{uuid.uuid4().hex[:8]}",
             storage_path=tempfile.gettempdir() + "/simlap-train",
             callbacks=list(callbacks),
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=10),
+            # mypy sees the first version of Train here
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=10),  # type: ignore[call-arg]
         ),
     )

@@ -6,15 +6,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simlap.config import Experiment, cell_id
-from simlap.data.loader import check_batch
-from simlap.data.splits import inspect_data
+from simlap.config import Experiment, cell_id, validate
+from simlap.errors import UserError
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_cell
+from simlap.record.mlflow import project_run
 from simlap.record.provenance import collect
+from simlap.record.ship import ShipReport
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
 from simlap.run.worker import STOP_REQUEST, CellTask
 from simlap.storage import Storage
+from simlap.train.check import check_experiment
 
 POLL_S = 1.0
 
@@ -29,10 +31,17 @@ class PreparedRun:
     view: CellView
 
 
+def reopen(storage: Storage, cell_id: str) -> PreparedRun:
+    """A run that is there, from its own config."""
+    view = read_cell(storage, cell_id)
+    if view.state == "new":
+        raise UserError(f"{storage.describe(f'cells/{cell_id}')}: there is no run")
+    return PreparedRun(validate(Experiment, view.config), CellTask(cell_id, view.config, storage.uri), storage, view)
+
+
 def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str | None) -> PreparedRun:
     """Check everything that can be checked without starting anything. Raises UserError."""
-    info = inspect_data(experiment.data)
-    check_batch(info, experiment.data, experiment.train.batch_size)
+    info = check_experiment(experiment, file=file)
     if address is None:
         check_placement(experiment.resources, [local_node()], file=file)
     identity = cell_id(experiment, info.fingerprint)
@@ -57,7 +66,7 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     def fit() -> None:
         try:
             trainer(run.task, run.experiment.resources).fit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
 
     # in a thread of its own: on the main thread Train would take Ctrl-C for itself and kill the workers in mid-step
@@ -96,3 +105,14 @@ def _after(run: PreparedRun, folder: Storage, errors: list[Exception]) -> CellVi
         Journal(folder, writer="driver", attempt=attempt).end("failed", view.epoch, reason=reason, error=text)
         view = read_cell(run.storage, run.task.cell_id)
     return view
+
+
+def record(run: PreparedRun, tracking_uri: str) -> ShipReport:
+    """Bring MLflow up to date with the run. Errors are in the report: the journal holds everything, `simlap sync` catches up."""
+    view = read_cell(run.storage, run.task.cell_id)
+    report = ShipReport()
+    try:
+        report.add(project_run(view, run.experiment.name, run.storage, tracking_uri))
+    except Exception as error:  # noqa: BLE001 - whatever a server or its client can do must not fail a finished run
+        report.errors = [f"{type(error).__name__}: {error}"]
+    return report

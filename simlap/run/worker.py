@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ def stop_requested(task: CellTask, world: World) -> Callable[[], bool]:
     return stop
 
 
-def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: False) -> Generator[Progress]:
     """Train and evaluate a cell from wherever it stands, yielding as `simlap.train.loop.fit` does.
 
     On success `result.json` is written, then the end of the journal. On an error the journal ends with it and it is raised.

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from simlap.record.journal import read_study
-from simlap.record.mlflow import needs_projection
-from simlap.record.ship import Shipper, ShipReport
+from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
 from simlap.report import write_report
 from simlap.run.cluster import Node, check_placement, connect, local_node
@@ -60,22 +59,25 @@ def apply(study: Study, storage: Storage, *, address: str | None, tracking_uri: 
     with Lease(folder):
         # again, now that nobody else can change it
         plan = make_plan(study, storage)
-        finished = True
-        shipper = None
-        if plan.pending:
-            slots = check_resources(study, connect(address))
+        if not plan.pending:
             plan.save()
-            shipper = Shipper(storage, study.name, tracking_uri)
+            outcome = _reported(study, storage, ran=0, finished=True)
+            outcome.shipped = ship_once(storage, study.name, tracking_uri)
+            return outcome
+        slots = check_resources(study, connect(address))
+        plan.save()
+        with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             finished = _execute(plan, folder, slots, console)
-        else:
-            plan.save()
-        view = read_study(storage, study.name)
-        outcome = Outcome(view, len(plan.pending), finished, write_report(view, folder))
-        if shipper is not None:
+            outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
             outcome.shipped = shipper.finish()
-        elif needs_projection(view, storage, tracking_uri):
-            outcome.shipped = Shipper(storage, study.name, tracking_uri).finish()
         return outcome
+
+
+def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Outcome:
+    view = read_study(storage, study.name)
+    folder = storage.child("studies", study.name)
+    paths = [folder.describe(path) for path in write_report(view, folder)]
+    return Outcome(view, ran, finished, paths)
 
 
 def _execute(plan: Plan, folder: Storage, slots: int, console: Console) -> bool:
@@ -87,8 +89,6 @@ def _execute(plan: Plan, folder: Storage, slots: int, console: Console) -> bool:
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots)
     with Progress(plan, console, slots=slots) as progress:
-        finished = execute(
-            plan, slots=slots, scheduler=build_scheduler(plan), progress=progress, events=events
-        )
+        finished = execute(plan, slots=slots, scheduler=build_scheduler(plan), progress=progress, events=events)
     events.write("launch_ended", finished=finished)
     return finished

@@ -28,9 +28,7 @@ class EventLog:
 def read_events(study: Storage) -> list[dict[str, Any]]:
     """All events in order."""
     return [
-        json.loads(line)
-        for name in study.list("events")
-        for line in study.read(f"events/{name}").decode().splitlines()
+        json.loads(line) for name in study.list("events") for line in study.read(f"events/{name}").decode().splitlines()
     ]
 
 

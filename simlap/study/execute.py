@@ -31,7 +31,7 @@ from simlap.train.world import World
 _log = logging.getLogger("simlap.study")
 
 
-class CellTrainable(tune.Trainable):  # type: ignore[misc]
+class CellTrainable(tune.Trainable):
     """A warm actor: one cell after another, an epoch a step."""
 
     _epochs: Iterator[loop.Progress] | None = None
@@ -77,7 +77,7 @@ def train_driver(config: dict[str, Any]) -> None:
     trainer(CellTask(**cell["task"]), resources, [TuneReportCallback()]).fit()
 
 
-class _StudyCallback(tune.Callback):  # type: ignore[misc]
+class _StudyCallback(tune.Callback):
     """Turns what Tune says into journal, events and the live view."""
 
     def __init__(self, plan: Plan, progress: Progress, events: EventLog, scheduler: TrialScheduler) -> None:
@@ -204,5 +204,4 @@ def execute(plan: Plan, *, slots: int, scheduler: TrialScheduler, progress: Prog
 
 def _head_resource() -> str:
     """A resource that every cluster's head node has and that costs nothing."""
-    names = [name for name in ray.cluster_resources() if name.startswith("node:__internal_head__")]
-    return names[0]
+    return next(str(name) for name in ray.cluster_resources() if name.startswith("node:__internal_head__"))

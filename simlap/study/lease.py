@@ -1,4 +1,4 @@
-"""One launch at a time holds a study. The holder beats a counter; a lease whose counter stands still for some polls is taken over.
+"""One launch at a time holds a study. The holder beats a counter; a lease whose counter stands still is taken over.
 
 Clocks are never compared: a reader watches whether the counter changes.
 """
@@ -47,7 +47,9 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         held = self._read()

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simlap.config import Experiment, cell_id, evaluation_id
-from simlap.data.loader import check_batch
-from simlap.data.splits import DataInfo, inspect_data
+from simlap.data.splits import DataInfo
 from simlap.record.journal import cell_storage, now_ms, read_cell, read_result
 from simlap.record.provenance import collect
 from simlap.record.view import CellView
 from simlap.storage import Storage
 from simlap.study.events import read_events, stopped_cells
 from simlap.study.spec import Arm, Study
+from simlap.train.check import check_experiment
 
 SCHEMA_VERSION = 1
 Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed"]
@@ -106,22 +106,18 @@ class Plan:
 def make_plan(study: Study, storage: Storage) -> Plan:
     """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
     folder = storage.child("studies", study.name)
-    infos: dict[str, DataInfo] = {}
+    inspected: dict[str, DataInfo] = {}
     stopped = stopped_cells(read_events(folder))
     cells = []
     for seed in study.spec.seed_list():
         for arm in study.arms:
-            data = arm.experiment.data
-            key = data.model_dump_json()
-            if key not in infos:
-                infos[key] = inspect_data(data)
-            check_batch(infos[key], data, arm.experiment.train.batch_size)
+            info = check_experiment(arm.experiment, file=f"{study.path}: arm {arm.name}", inspected=inspected)
             experiment = arm.experiment.model_copy(update={"seed": seed, "name": f"{study.name}/{arm.name}"})
-            identity = cell_id(experiment, infos[key].fingerprint)
+            identity = cell_id(experiment, info.fingerprint)
             view = read_cell(storage, identity, seed=seed)
             action = _action(storage, experiment, view, stopped, protected=arm.protected)
             cells.append(PlannedCell(identity, seed, arm, experiment, action, view))
-    return Plan(study, storage, cells, _removed(study, folder), next(iter(infos.values())).fingerprint)
+    return Plan(study, storage, cells, _removed(study, folder), next(iter(inspected.values())).fingerprint)
 
 
 def _action(

@@ -49,7 +49,9 @@ class Progress:
         self._total = sum(cell.planned.epochs_left for cell in self.cells.values())
         self._pending = len(plan.pending)
         self._began = time.monotonic()
-        self._live = Live(get_renderable=self.table, console=console, refresh_per_second=2) if console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self.table, console=console, refresh_per_second=2) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Progress:
         if self._live:

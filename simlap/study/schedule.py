@@ -14,7 +14,7 @@ from simlap.study.spec import Asha
 
 
 class ProtectedAsha(AsyncHyperBandScheduler):
-    """Ray's ASHA, except that a protected cell is recorded at its rungs and never stopped, and that rungs know earlier launches."""
+    """Ray's ASHA, but a protected cell is recorded at its rungs and never stopped, and rungs know earlier launches."""
 
     def __init__(self, *, metric: str, mode: str, asha: Asha, max_epochs: int) -> None:
         # max_t above the last epoch: a cell that reaches it ends by itself, as done and not as stopped
@@ -26,6 +26,7 @@ class ProtectedAsha(AsyncHyperBandScheduler):
             grace_period=asha.grace_epochs,
             reduction_factor=asha.reduction_factor,
         )
+        self._name, self._sign = metric, 1.0 if mode == "max" else -1.0
         self.reasons: dict[str, str] = {}
         """Cell id -> why it was stopped."""
 
@@ -53,11 +54,11 @@ class ProtectedAsha(AsyncHyperBandScheduler):
         values = dict(epoch_values)
         for milestone, recorded in self._brackets[0]._rungs:
             if milestone in values:
-                recorded[cell_id] = self._metric_op * values[milestone]
+                recorded[cell_id] = self._sign * values[int(milestone)]
 
     def rungs(self) -> dict[int, dict[str, float]]:
         """Epoch -> cell id -> value."""
-        return {m: {c: self._metric_op * v for c, v in r.items()} for m, r in self._brackets[0]._rungs}
+        return {int(m): {c: self._sign * v for c, v in r.items()} for m, r in self._brackets[0]._rungs}
 
     def _known_as_cell(self, trial: Trial) -> None:
         self._trial_info.setdefault(trial.config["cell"]["cell_id"], self._brackets[0])
@@ -66,7 +67,7 @@ class ProtectedAsha(AsyncHyperBandScheduler):
         bracket = self._brackets[0]
         milestone, recorded = next((m, r) for m, r in bracket._rungs if result["epoch"] >= m)
         return (
-            f"asha: {self._metric} {result[self._metric]:.4f} at epoch {milestone} is not among the best "
+            f"asha: {self._name} {result[self._name]:.4f} at epoch {milestone} is not among the best "
             f"1/{bracket.rf:g} of {len(recorded)} cells"
         )
 

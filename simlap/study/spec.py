@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,11 @@ from simlap.config.schema import Count, Resources, Strict
 from simlap.errors import ConfigError
 
 Levels = list[JsonValue] | dict[str, JsonValue]
+
+
+def level_name(value: JsonValue) -> str:
+    """What a level without a name is called: a word as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Factor(Strict):
@@ -28,7 +34,7 @@ class Factor(Strict):
         """Level name -> value."""
         if isinstance(self.levels, dict):
             return self.levels
-        return {value if isinstance(value, str) else yaml.dump(value).split("\n")[0]: value for value in self.levels}
+        return {level_name(value): value for value in self.levels}
 
 
 class Metric(Strict):
@@ -194,10 +200,10 @@ def _combination(given: Combination, names: dict[str, list[str]], file: str, key
     for factor, level in given.items():
         if factor not in names:
             raise ConfigError("no such factor", file=file, key=key, value=factor, choices=list(names))
-        level_name = level if isinstance(level, str) else yaml.dump(level).split("\n")[0]
-        if level_name not in names[factor]:
-            raise ConfigError("no such level", file=file, key=f"{key}.{factor}", value=level_name, choices=names[factor])
-        result[factor] = level_name
+        name = level_name(level)
+        if name not in names[factor]:
+            raise ConfigError("no such level", file=file, key=f"{key}.{factor}", value=name, choices=names[factor])
+        result[factor] = name
     return {factor: result[factor] for factor in names if factor in result}
 
 

@@ -83,7 +83,9 @@ class CheckpointStore:
             try:
                 return self.load(name)
             except (OSError, ValueError, KeyError) as error:
-                _log.warning("checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), error)
+                _log.warning(
+                    "checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), error
+                )
         return None
 
     def load(self, name: str) -> Checkpoint:
@@ -94,6 +96,7 @@ class CheckpointStore:
             if hashlib.sha256(data).hexdigest() != sums[file]:
                 raise ValueError(f"checksum of {file} differs from the manifest's")
         state = json.loads(files["state.json"])
+        del state["schema_version"]
         return Checkpoint(
             epoch=state.pop("epoch"),
             step=state.pop("step"),

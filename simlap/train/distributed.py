@@ -129,14 +129,14 @@ class SyncBatchNorm(_BatchNorm):
         self.num_batches_tracked = source.num_batches_tracked
         self.train(source.training)
         self.group = group
-        if _is_norm_act(source):
-            self.drop, self.act = source.drop, source.act
+        self.drop: nn.Module = getattr(source, "drop", nn.Identity())
+        self.act: nn.Module = getattr(source, "act", nn.Identity())
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected [b, C, ...], got {[*input.shape]}")
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Tensor) -> Tensor:
         """[b, C, ...] -> the same shape."""
         if not self.training or _world_size(self.group) == 1:
             out = super().forward(input)
@@ -145,9 +145,8 @@ class SyncBatchNorm(_BatchNorm):
             out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps, self.group)
             if self.track_running_stats:
                 self._update_statistics(mean, variance, count)
-        if isinstance(getattr(self, "drop", None), nn.Module):
-            out = self.act(self.drop(out))
-        return out
+        activated: Tensor = self.act(self.drop(out))
+        return activated
 
     @torch.no_grad()
     def _update_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

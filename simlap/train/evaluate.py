@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from simlap.config.schema import KNN, Collapse, Evaluation, Probe
 from simlap.data.loader import eval_batches

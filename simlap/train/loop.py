@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ from simlap.train.distributed import convert_sync_batchnorm
 from simlap.train.evaluate import Evaluator
 from simlap.train.optim import build_optimizer, learning_rate
 from simlap.train.world import World
+
+_NO_BUFFER_SYNC: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else {"broadcast_buffers": False}  # its name before torch 2.15
+)
+"""Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
 
 
 class Reporter(Protocol):
@@ -98,8 +106,8 @@ def build(experiment: Experiment, splits: Splits, world: World) -> TrainState:
     model.to(world.device)
     wrapped: nn.Module = model
     if world.size > 1:
-        model = convert_sync_batchnorm(model)
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+        convert_sync_batchnorm(model)  # in place: the module itself is no batch norm
+        wrapped = DistributedDataParallel(model, **_NO_BUFFER_SYNC)
     loader = TrainLoader(
         splits.train,
         data=experiment.data,
@@ -128,8 +136,8 @@ def fit(
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint to the last epoch, then evaluate on the test split.
 
-    Yields after every epoch (its row reported, its checkpoint durable) and at the end. `stop` is asked between steps; a stopped run
-    saves its state, where the experiment says so, and yields `stopped`.
+    Yields after every epoch (its row reported, its checkpoint durable) and at the end. `stop` is asked between steps; a
+    stopped run saves its state, where the experiment says so, and yields `stopped`.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
@@ -211,7 +219,9 @@ def _epoch_metrics(state: TrainState) -> dict[str, float]:
     metrics["train/lr"] = state.optimizer.param_groups[0]["lr"]
     loss = metrics["train/loss"]
     if not math.isfinite(loss):
-        raise DivergedError(f"the training loss is {loss} in epoch {state.epoch + 1}: lower optim.lr or raise the temperature")
+        raise DivergedError(
+            f"the training loss is {loss} in epoch {state.epoch + 1}: lower optim.lr or raise the temperature"
+        )
     return metrics
 
 
@@ -237,7 +247,9 @@ def _final_evaluation(
         # rank 0 decides for all: the others did not write the checkpoint and may not know its checksum
         if not state.world.any(state.world.rank == 0 and identity not in known):
             continue
-        metrics = evaluate(evaluation, "test")
+        measured = evaluate(evaluation, "test")
+        # `collapse/*` is the curve on the selection split; the test set's value has a name of its own
+        metrics = {name.replace("collapse/", "test/collapse_"): value for name, value in measured.items()}
         reporter.evaluated(identity, metrics)
         final |= metrics
     return final

@@ -27,7 +27,7 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: Optim, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then a cosine that is not shifted by it (timm without prefix)."""
+    """Learning rate of a step (from 0): linear warm-up, then a cosine not shifted by it (timm without prefix)."""
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.warmup_lr + step * (config.lr - config.warmup_lr) / warmup

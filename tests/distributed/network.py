@@ -56,7 +56,8 @@ class Network(nn.Module):
         labels = (rows.labels, rows.pair_labels, key_labels)
         loss = subspace_info_nce(z, keys, gates, *labels, num_positives=positives)
         probe = F.cross_entropy(self.probe(h.detach()), rows.labels, reduction="sum") / global_size
-        return world_size * (loss + probe + regulariser / global_size)  # DDP averages
+        total: Tensor = world_size * (loss + probe + regulariser / global_size)  # DDP averages
+        return total
 
 
 def build() -> Network:
@@ -65,7 +66,7 @@ def build() -> Network:
 
 
 def batch(size: int, step: int, pairs: str = "arbitrary") -> Rows:
-    """`pairs`: `arbitrary`, `none` (no anchor has positives) or `even` (only even rows have: of two workers, rank 0's)."""
+    """`pairs`: `arbitrary`, `none` (no positives at all) or `even` (only for even rows: of two workers, rank 0's)."""
     generator = torch.Generator().manual_seed(100 + step)
     labels = torch.randint(ABSENT, (size,), generator=generator)
     pair_labels = labels[torch.randperm(size, generator=generator)]
@@ -90,7 +91,9 @@ def train(
         of_step = gradients(call, module, batch(size, step).shard(rank, world_size), size)
         with torch.no_grad():
             for name, p in module.named_parameters():
-                p -= 0.2 * of_step[name]  # an optimiser would import torch's compiler, for seconds in every process
+                p.sub_(
+                    of_step[name], alpha=0.2
+                )  # an optimiser would import torch's compiler, for seconds in every process
     return {name: x.clone() for name, x in module.state_dict().items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 TIMEOUT = 120.0  # seconds; a collective that not all ranks reach must fail, not hang
 
@@ -25,7 +25,7 @@ def run_workers(function: Callable[..., Any], world_size: int, directory: Path, 
     Returns:
         The results in rank order.
     """
-    context = mp.start_processes(
+    context = start_processes(
         _entry, args=(function, world_size, str(directory), args), nprocs=world_size, join=False, start_method="spawn"
     )
     deadline = time.monotonic() + TIMEOUT

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-import torch
-from torch import Tensor
+from torch import Tensor, equal
 
 from tests.distributed import network
-from tests.distributed.spawn import run_workers
+from tests.distributed.conftest import Runs
 
 Results = dict[str, dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module", params=[(2, 12), (3, 14)], ids=["2 workers", "3 uneven workers"])
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Results], Results]:
-    world_size, size = request.param
-    directory: Path = tmp_path_factory.mktemp("workers")
-    return run_workers(network.work, world_size, directory, size), network.reference(size)
+class Outcome(NamedTuple):
+    workers: list[Results]
+    reference: Results
+    """One process with the whole batch and torch's batch norm."""
+
+
+@pytest.fixture(scope="module")
+def outcome(runs: Runs) -> Outcome:
+    return Outcome([worker["network"] for worker in runs.workers], network.reference(runs.size))
 
 
 def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -29,31 +32,31 @@ def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("pairs", network.PAIRS)
-def test_gradients_are_those_of_one_process(runs: tuple[list[Results], Results], pairs: str) -> None:
-    workers, reference = runs
+def test_gradients_are_those_of_one_process(outcome: Outcome, pairs: str) -> None:
+    workers, reference = outcome
     parameters = {name for name, _ in network.build().named_parameters()}
     for worker in workers:
         assert worker[pairs].keys() == parameters  # every parameter is reached, also without positives
         assert relative(worker[pairs], reference[pairs]) <= 1e-9
 
 
-def test_training_follows_one_process(runs: tuple[list[Results], Results]) -> None:
+def test_training_follows_one_process(outcome: Outcome) -> None:
     """Parameters, and the running statistics of the batch norms."""
-    workers, reference = runs
+    workers, reference = outcome
     assert relative(workers[0]["trained"], reference["trained"]) <= 1e-6
     assert relative(reference["trained"], network.build().state_dict()) > 1e-2  # something was learnt
 
 
-def test_workers_stay_bit_equal(runs: tuple[list[Results], Results]) -> None:
-    workers, _ = runs
+def test_workers_stay_bit_equal(outcome: Outcome) -> None:
+    workers, _ = outcome
     for worker in workers[1:]:
         for name, value in workers[0]["trained"].items():
-            assert torch.equal(value, worker["trained"][name]), name
+            assert equal(value, worker["trained"][name]), name
 
 
-def test_criterion_past_the_wrapper_drifts_apart(runs: tuple[list[Results], Results]) -> None:
+def test_criterion_past_the_wrapper_drifts_apart(outcome: Outcome) -> None:
     """The mistake of calling `ddp.module(...)`: if this could not be seen, the tests above would prove nothing."""
-    workers, reference = runs
+    workers, reference = outcome
     parameters = [name for name, _ in network.build().named_parameters()]
     states = [{name: worker["past DDP"][name] for name in parameters} for worker in workers]
     assert relative(states[0], states[1]) > 1e-2

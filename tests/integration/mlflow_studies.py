@@ -11,7 +11,15 @@ from simlap.storage import Storage
 
 START = 1_700_000_000_000
 """First timestamp, in ms: long past, so that a record with the clock's time is noticed."""
-SHAPES = ("train/loss", "train/nce", "train/probe_loss", "train/probe_top1", "train/lr", "val/probe_top1", "val/probe_loss")
+SHAPES = (
+    "train/loss",
+    "train/nce",
+    "train/probe_loss",
+    "train/probe_top1",
+    "train/lr",
+    "val/probe_top1",
+    "val/probe_loss",
+)
 
 
 def row(cell: int, epoch: int, *, wide: bool = False) -> EpochRow:
@@ -28,7 +36,7 @@ def cell(
     cell_id = hashlib.sha256(f"{levels}{seed}".encode()).hexdigest()[:16]
     result = {"test/probe_top1": 0.9 - number / 100, "test/knn_top1": 0.8, "val/probe_top1": 0.7}
     config = {
-        "name": "digits", "seed": seed, "data": {"source": "digits", "image_size": 8, "augment": {"crop_scale": [0.7, 1.0]}},
+        "name": "digits", "seed": seed, "data": {"source": "digits", "augment": {"crop_scale": [0.7, 1.0]}},
         "backbone": {"name": "conv3", "kwargs": {}}, "method": {"kind": "simlap", "gate": {"kind": levels["filter"]}},
         "train": {"epochs": of, "batch_size": 128}, "optim": {"lr": 0.003}, "resources": {"workers": 1},
     }  # fmt: skip
@@ -45,8 +53,8 @@ def cell(
 
 
 def study(
-    *, name: str = "filter", levels: tuple[str, ...] = ("on", "off"), seeds: int = 2, epochs: int = 3, reached: int | None = None,
-    states: dict[int, dict[str, Any]] | None = None, wide: bool = False,
+    *, name: str = "filter", levels: tuple[str, ...] = ("on", "off"), seeds: int = 1, epochs: int = 3,
+    reached: int | None = None, states: dict[int, dict[str, Any]] | None = None, wide: bool = False,
 ) -> StudyView:  # fmt: skip
     """Every cell done, or at epoch `reached`; `states` overrides arguments of `cell` by cell number."""
     arms, number = [], 0

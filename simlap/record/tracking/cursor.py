@@ -1,4 +1,4 @@
-"""What has already reached a tracking store. Only a shortcut: lost, it is rebuilt from the tags and histories in the store."""
+"""What has already reached a tracking store. A shortcut: lost, it is rebuilt from the store's tags and histories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from simlap.record.tracking.plan import RunPlan
+from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import holds_runs, uri_hash, without_credentials
 from simlap.storage import Storage
 
@@ -74,7 +74,11 @@ class Cursor:
         """Whether the store holds all of a planned run."""
         entry = self.runs.get(plan.key)
         return (
-            entry is not None and entry.digest == plan.digest and entry.epoch >= plan.epoch and not entry.history_unknown
+            entry is not None
+            and entry.digest == plan.digest
+            and entry.epoch >= plan.epoch
+            and not entry.history_unknown
+            and not entry.removed
         )
 
     def removed(self, plans: Iterable[RunPlan]) -> list[Entry]:

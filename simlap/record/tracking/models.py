@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simlap.record.tracking.plan import RunPlan
+from simlap.record.tracking.records import RunPlan
 from simlap.storage import Storage
 
 if TYPE_CHECKING:

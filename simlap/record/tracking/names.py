@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def safe_name(name: str) -> str:
-    """A metric, param or tag name that MLflow accepts. A changed name gets a short hash, so that two never become one."""
+    """A metric, param or tag name that MLflow accepts. A changed one gets a short hash: two never become one."""
     safe = _REFUSED.sub("_", name)
     if posixpath.normpath(safe) != safe or safe.startswith(("/", "..")) or safe == ".":
         safe = "/".join(part for part in safe.split("/") if part not in ("", ".", "..")) or "_"
@@ -44,7 +44,7 @@ def safe_name(name: str) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys with text values: `{"a": {"b": 1}}` -> `{"a.b": "1"}`. Lists stay whole, as JSON."""
+    """Nested mappings as dotted keys with text values: `{"a": {"b": 1}}` -> `{"a.b": "1"}`. Lists become JSON."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

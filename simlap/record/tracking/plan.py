@@ -1,7 +1,7 @@
 """What MLflow should hold for a study, as plain data computed from its view. Pure: no MLflow, no clock, no files.
 
-A study gives one run, one run per arm under it, and one run per cell that has started under its arm. What may change later
-(planned seeds, baseline, resources, paths) is a tag; params are immutable in MLflow and hold only what a cell's id covers.
+A study gives one run, one run per arm under it, and under its arm one run per cell that has started. What may change
+later (planned seeds, baseline, resources, paths) is a tag; params are immutable and hold only what a cell's id covers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from simlap.config import yaml
 from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
 from simlap.record.tracking.notes import failure_note, study_note
+from simlap.record.tracking.records import Artifact, DatasetPlan, RunPlan, Status
 from simlap.record.tracking.views import saved_views
 from simlap.record.view import ArmView, CellView, EpochRow, StudyView
-
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """States that end a run; every other state is RUNNING, since a run may be continued."""
@@ -32,73 +30,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """One per arm, in order of the study file (Okabe and Ito's palette first: distinguishable with colour blindness)."""
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A file to attach to a run. Sent again when `stamp` changes."""
-
-    path: str
-    stamp: str
-    content: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class DatasetPlan:
-    """The dataset a run was trained on; `digest` is its fingerprint."""
-
-    name: str
-    digest: str
-    source_type: str
-    source: str
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """One MLflow run as it should be."""
-
-    key: str
-    """`study`, `arm:<name>`, `cell:<id>` or `run:<id>`: what the run is found by."""
-    name: str
-    status: Status
-    tags: dict[str, str]
-    params: dict[str, str]
-    parent: str | None = None
-    start_ms: int | None = None
-    end_ms: int | None = None
-    rows: list[EpochRow] = field(default_factory=list)
-    """Durable epochs only: a later one may still be replayed."""
-    single: dict[str, float] = field(default_factory=dict)
-    """Metrics with one value, at step 0: MLflow draws them as bars. A new value replaces the old one."""
-    closing: list[Point] = field(default_factory=list)
-    """Measured once, at the last epoch."""
-    dataset: DatasetPlan | None = None
-    artifacts: list[Artifact] = field(default_factory=list)
-    model_of: str | None = None
-    """Cell whose final checkpoint is registered as a model."""
-    experiment_tags: dict[str, str] = field(default_factory=dict)
-    """Tags of the whole experiment."""
-
-    @property
-    def epoch(self) -> int:
-        return self.rows[-1].epoch if self.rows else 0
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever anything but the epochs changes."""
-        content = (
-            self.name, self.status, self.tags, self.params, self.parent, self.end_ms, self.single, self.closing,
-            self.dataset.__dict__ if self.dataset else None, [(a.path, a.stamp) for a in self.artifacts], self.model_of,
-            self.experiment_tags,
-        )  # fmt: skip
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-    def points(self, after_epoch: int = 0) -> Iterator[Point]:
-        """Metrics of the epochs after one, with their original times: sent twice, MLflow still holds them once."""
-        for row in self.rows:
-            if row.epoch > after_epoch:
-                for key, value in finite(row.metrics).items():
-                    yield Point(key, value, row.time_ms, row.epoch)
-
-
 def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable[[str], str] = str) -> list[RunPlan]:
     """Parents before children. `report`: files of the study's report by name; `describe`: a storage path in words."""
     summary = json.loads(report["summary.json"]) if "summary.json" in report else {}
@@ -107,6 +38,7 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     files = [Artifact(f"report/{name}", _hash(data), _constant(data)) for name, data in sorted(report.items())]
     if study.text:
         files.append(Artifact("study.yaml", _hash(study.text.encode()), _constant(study.text.encode())))
+    status = _overall(cells)
     tags = {
         "simlap.kind": "study",
         "simlap.study": study.name,
@@ -124,9 +56,9 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     }
     plans = [
         RunPlan(
-            key="study", name=study.name, status=_overall(cells), tags=_clip(tags), params={}, artifacts=files,
-            start_ms=min(starts, default=None), end_ms=max(ends, default=None) if _overall(cells) != "RUNNING" else None,
-            experiment_tags=saved_views(study),
+            key="study", name=study.name, status=status, tags=_clip(tags), params={}, artifacts=files,
+            start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
+            single=_cell_counts(cells), experiment_tags=saved_views(study),
         )
     ]  # fmt: skip
     seen: set[str] = set()
@@ -159,6 +91,12 @@ def counts(cells: list[CellView]) -> str:
     """`30 planned: 28 done, 2 stopped`."""
     states = Counter(cell.state for cell in cells)
     return f"{len(cells)} planned: " + ", ".join(f"{number} {state}" for state, number in states.most_common())
+
+
+def _cell_counts(cells: list[CellView]) -> dict[str, float]:
+    states = Counter(cell.state for cell in cells)
+    ended = {f"cells/{state}": float(states[state]) for state in ("done", "stopped", "failed")}
+    return {"cells/planned": float(len(cells)), **ended}
 
 
 def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour: str) -> RunPlan:
@@ -225,7 +163,8 @@ def _plan_cell(
         tags["simlap.stopped"] = cell.reason or "stopped"
     artifacts = []
     if cell.config:
-        artifacts.append(Artifact("config.yaml", _hash(repr(cell.config).encode()), lambda: yaml.dump(cell.config).encode()))
+        stamp = _hash(repr(cell.config).encode())
+        artifacts.append(Artifact("config.yaml", stamp, lambda: yaml.dump(cell.config).encode()))
     if cell.state == "failed":
         error = cell.error or "no error message was recorded"
         tags |= {"simlap.error": error, "mlflow.note.content": failure_note(cell, error)}
@@ -310,4 +249,3 @@ def _hash(data: bytes) -> str:
 
 def _constant(data: bytes) -> Callable[[], bytes]:
     return lambda: data
-

@@ -19,7 +19,7 @@ from simlap.record.tracking.views import CURVES
 def resolve_tracking_uri(uri: str | None = None) -> str:
     """The tracking URI, made absolute once: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///<cwd>/mlflow.db`.
 
-    MLflow's own default depends on the working directory, and Ray changes that per trial; so it is resolved on the driver.
+    MLflow's own default depends on the working directory, and Ray changes that per trial: the driver resolves it.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith(("http://", "https://")):
@@ -27,7 +27,7 @@ def resolve_tracking_uri(uri: str | None = None) -> str:
     if uri.startswith("sqlite:"):
         path, query = _sqlite_parts(uri)
         if not path or path == ":memory:":
-            raise UserError(f"tracking URI {uri!r}: an in-memory store keeps nothing; use sqlite:///mlflow.db")
+            raise UserError(f"tracking URI {uri!r}: names no file; use sqlite:///mlflow.db")
         return f"sqlite:///{Path(path).expanduser().absolute()}{query}"
     if "://" not in uri or uri.startswith("file:"):
         name = uri.removeprefix("file://").removeprefix("file:")
@@ -87,7 +87,7 @@ def holds_runs(uri: str, run_ids: Iterable[str]) -> bool:
 
 def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Text for the console that leads to a run: a URL where a server runs, else the command that starts one."""
-    return _link(tracking_uri, f"#/experiments/{experiment_id}/runs/{run_id}")
+    return _link(tracking_uri, f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
 
 
 def study_link(tracking_uri: str, experiment_id: str) -> str:
@@ -117,7 +117,7 @@ def _mlflow_program() -> str:
 def _sqlite_parts(uri: str) -> tuple[str, str]:
     """`sqlite:///a.db?x=1` -> (`a.db`, `?x=1`). Four slashes make an absolute path."""
     rest, mark, query = uri.removeprefix("sqlite:").partition("?")
-    return rest.removeprefix("///"), mark + query
+    return (rest[3:] if rest.startswith("///") else ""), mark + query
 
 
 def _folder(experiment: str) -> str:

@@ -1,7 +1,7 @@
 """Saved views of a study's experiment page: MLflow opens a nested experiment with one collapsed row and no chart.
 
-A view is an experiment tag `mlflow.sharedViewState.<key>` that the page offers under "Views" and opens by `viewStateShareKey=<key>`.
-Its form is not documented; a page that does not understand it shows its default.
+A view is an experiment tag `mlflow.sharedViewState.<key>` that the page offers under "Views" and opens by
+`viewStateShareKey=<key>`. Its form is not documented; a page that does not understand it shows its default.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def _view(
         {"uuid": f"simlap-{section}", "name": section, "display": True, "isReordered": False, "deleted": False}
         for section in SECTIONS
     ]
+    order_of_charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
     state = {
         "searchFilter": f"tags.`simlap.kind` = '{kind}'",
         "orderByKey": order,
@@ -59,7 +60,7 @@ def _view(
         "groupBy": group_by,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
-        **({"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True} if kind == "cell" else {}),
+        **(order_of_charts if kind == "cell" else {}),
     }
     return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 

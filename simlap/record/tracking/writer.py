@@ -1,7 +1,7 @@
 """Writes planned runs into MLflow: the only module that talks to it.
 
-Everything here may be repeated after a failure at any point. A run is looked up by its tags before it is created, points keep
-their original times, and files are sent again only when they changed; so a lost reply or a kill costs time, never a number.
+Everything here may be repeated after a failure at any point. A run is looked up by its tags before it is created,
+points keep their original times, files are sent again only when they changed: a lost reply never costs a number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from simlap.record.tracking.cursor import Cursor, Entry
 from simlap.record.tracking.models import ModelLogger
 from simlap.record.tracking.names import Point, batches
-from simlap.record.tracking.plan import RunPlan, run_key
+from simlap.record.tracking.plan import run_key
+from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import artifact_location
 from simlap.storage import Storage
 
@@ -59,7 +60,9 @@ class Projected:
     writes: int = 0
     """Requests that changed something."""
     errors: list[str] = field(default_factory=list)
-    """Runs that the server rejected, and models whose checkpoint is gone."""
+    """Runs that the server rejected."""
+    notes: list[str] = field(default_factory=list)
+    """What cannot be recorded any more: models whose checkpoint is gone."""
 
 
 def quiet_client(tracking_uri: str) -> MlflowClient:
@@ -80,7 +83,9 @@ def quiet_client(tracking_uri: str) -> MlflowClient:
 class Writer:
     """Brings one experiment of a tracking store up to date. After an exception, throw it away and make a new one."""
 
-    def __init__(self, storage: Storage, tracking_uri: str, experiment: str, cursor: Cursor, *, cell_id: str = "") -> None:
+    def __init__(
+        self, storage: Storage, tracking_uri: str, experiment: str, cursor: Cursor, *, cell_id: str = ""
+    ) -> None:
         """`cell_id`: look only for runs of this cell (an experiment of single runs may hold thousands)."""
         self.storage, self.tracking_uri, self.experiment, self.cursor = storage, tracking_uri, experiment, cursor
         self.client = quiet_client(tracking_uri)
@@ -90,7 +95,7 @@ class Writer:
         self._models = ModelLogger(self.client, storage, cursor.experiment_id)
 
     def project(self, plans: list[RunPlan]) -> Projected:
-        """Write what is missing. Raises what the client raises when the server is away; the cursor is saved even then."""
+        """Write what is missing. Raises what the client raises when the server is away, with the cursor saved."""
         from mlflow.exceptions import MlflowException
 
         self.done = done = Projected(experiment_id=self.cursor.experiment_id)
@@ -174,7 +179,7 @@ class Writer:
             entry = self._create(plan, tags)
             self._log(entry.run_id, _points(plan, entry, set()), plan.params)
             status = "RUNNING"
-        elif entry.digest == plan.digest and not entry.history_unknown:  # only epochs are new
+        elif entry.digest == plan.digest and not entry.history_unknown and not entry.removed:  # only epochs are new
             self._log(entry.run_id, _points(plan, entry, set()))
             status = plan.status
         else:
@@ -254,7 +259,7 @@ class Writer:
             entry.model = self._models.log(plan, entry.run_id) or "missing"
             self.done.writes += 1
             if entry.model == "missing":
-                self.done.errors.append(f"{plan.name}: no model logged, its final checkpoint is not in the storage")
+                self.done.notes.append(f"{plan.name}: no model logged, its final checkpoint is not in the storage")
                 self._log(entry.run_id, tags={"simlap.model": "missing: the final checkpoint is not in the storage"})
 
     # --- requests --------------------------------------------------------------------------------------------------

@@ -71,9 +71,7 @@ def study(**changes: Any) -> StudyView:
 
 def with_cells(view: StudyView, arm: str, cells: dict[int, CellView]) -> StudyView:
     """The study with the cells of these seeds of an arm replaced."""
-    arms = [
-        replace(a, cells=[cells.get(c.seed, c) for c in a.cells]) if a.name == arm else a for a in view.arms
-    ]
+    arms = [replace(a, cells=[cells.get(c.seed, c) for c in a.cells]) if a.name == arm else a for a in view.arms]
     return replace(view, arms=arms)
 
 

@@ -1,0 +1,137 @@
+"""A study from the file to the answer, on a real local Ray and a real sqlite MLflow store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.studies import STUDY, Lab, mlflow_runs, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("undisturbed"))
+    done = lab.ablate()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no noise"
+    assert "report.html" in done.stdout
+    return lab
+
+
+@pytest.fixture
+def copy(undisturbed: Lab, tmp_path: Path) -> Lab:
+    """The finished study in a folder of its own. The MLflow store stays behind: its artefacts have absolute paths."""
+    shutil.copytree(undisturbed.folder / "runs", tmp_path / "runs")
+    return Lab(tmp_path)
+
+
+def test_everything_is_recorded(undisturbed: Lab) -> None:
+    cells = undisturbed.cells()
+    assert {key: (cell.state, cell.epoch) for key, cell in cells.items()} == {
+        (f"filter={level}", seed): ("done", 12) for level in ("gumbel", "open") for seed in (0, 1)
+    }
+    runs = mlflow_runs(undisturbed)
+    kinds = [run.data.tags["simlap.kind"] for run in runs]
+    assert sorted(kinds) == ["arm"] * 2 + ["cell"] * 4 + ["study"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_cell = {run.data.tags["simlap.cell_id"]: run for run in runs if run.data.tags["simlap.kind"] == "cell"}
+    for cell in cells.values():
+        assert by_cell[cell.cell_id].data.metrics["test/probe_top1"] == cell.result["test/probe_top1"]
+    for name in ("report.html", "report.md", "report.tex", "summary.json"):
+        assert (undisturbed.folder / "runs/studies/small/report" / name).stat().st_size > 100
+
+
+def test_again_runs_nothing(copy: Lab) -> None:
+    files = {path: path.stat().st_mtime_ns for path in (copy.folder / "runs/cells").rglob("journal/*")}
+    done = copy.ablate()
+    assert done.returncode == 0
+    assert "nothing to run" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (copy.folder / "runs/cells").rglob("journal/*")} == files
+
+
+def test_a_new_level_runs_only_its_cells(copy: Lab, undisturbed: Lab) -> None:
+    copy.write(STUDY.replace("[gumbel, open]", "[gumbel, open, product]"))
+    assert copy.ablate().returncode == 0
+    starts = copy.starts()
+    assert starts == {key: [0] for key in starts}
+    assert len(starts) == 6
+    numbers = copy.numbers()
+    assert {key: numbers[key] for key in undisturbed.numbers()} == undisturbed.numbers()
+
+
+def test_killed_in_the_middle(tmp_path: Path, undisturbed: Lab) -> None:
+    lab = Lab(tmp_path)
+    going = lab.start("ablate", "study.yaml")
+    plan = tmp_path / "runs/studies/small/plan.json"
+
+    def in_the_middle() -> bool:
+        if not plan.exists():
+            return False
+        cells = lab.cells().values()
+        return any(cell.state == "done" for cell in cells) and any(
+            cell.state == "running" and cell.durable_epoch >= 3 for cell in cells
+        )
+
+    wait_for(in_the_middle)
+    os.kill(going.pid, signal.SIGKILL)
+    going.communicate()
+    before = lab.cells()
+    done = lab.ablate()
+    assert done.returncode == 0, done.stderr
+    assert lab.numbers() == undisturbed.numbers(), "to the last digit"
+    starts = lab.starts()
+    for key, cell in before.items():
+        if cell.state == "done":
+            assert starts[key] == [0], "no finished cell runs twice"
+        elif cell.state == "running" and cell.durable_epoch:
+            assert len(starts[key]) == 2
+            assert starts[key][1] >= cell.durable_epoch, "it continues from its last epoch"
+    assert any(from_epoch[1:] and from_epoch[1] >= 3 for from_epoch in starts.values())
+    runs = mlflow_runs(lab)
+    assert len(runs) == 1 + 2 + 4, "one run per cell"
+
+
+def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
+    study = STUDY.replace(
+        "filter: {path: method.gate.kind, levels: [gumbel, open]}", "lr: {path: optim.lr, levels: [0.01, 1e30]}"
+    )
+    lab = Lab(
+        tmp_path,
+        study.replace("filter: gumbel", "lr: 0.01").replace("epochs: 12", "epochs: 2"),
+        optim={"name": "sgd", "lr": 0.01},
+    )
+    done = lab.ablate()
+    assert done.returncode == 1
+    assert done.stdout.count("DivergedError: the training loss is") >= 2
+    assert "2 failed cells" in done.stderr
+    assert {key: cell.state for key, cell in lab.cells().items()} == {
+        ("lr=0.01", 0): "done", ("lr=0.01", 1): "done", ("lr=1e+30", 0): "failed", ("lr=1e+30", 1): "failed",
+    }  # fmt: skip
+    assert "DivergedError" in (tmp_path / "runs/studies/small/report/report.html").read_text()
+
+
+def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
+    """Worker groups fill the machine, ASHA ends some of them early, and the next ones still find room."""
+    study = STUDY.replace("epochs: 12", "epochs: 3") + (
+        "resources: {workers: 2}\n"
+        "scheduler: {kind: asha, grace_epochs: 1, reduction_factor: 2}\n"
+        "metric: {name: train/loss, mode: min}\n"
+    )
+    lab = Lab(tmp_path, study.replace("[gumbel, open]", "[gumbel, open, sigmoid]"))
+    done = lab.ablate()
+    assert done.returncode == 0, done.stderr
+    cells = lab.cells()
+    assert {cell.state for cell in cells.values()} <= {"done", "stopped"}
+    assert all(cells["filter=gumbel", seed].state == "done" for seed in (0, 1)), "the baseline is protected"
+    for cell in cells.values():
+        assert cell.provenance["world_size"] == 2
+        if cell.state == "stopped":
+            assert "is not among the best" in (cell.reason or "")
+    again = lab.ablate()
+    assert "nothing to run" in again.stdout

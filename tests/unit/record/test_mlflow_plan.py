@@ -1,0 +1,139 @@
+"""What MLflow should hold for a study: pure functions of its view."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from simlap.record.tracking.plan import plan_run, plan_study, run_key
+from simlap.record.tracking.records import RunPlan
+from simlap.record.view import CellView, StudyView
+from tests.integration.mlflow_studies import START, cell, study
+
+
+def plans_of(view: StudyView, report: dict[str, bytes] | None = None) -> dict[str, RunPlan]:
+    return {plan.key: plan for plan in plan_study(view, report or {})}
+
+
+def only_cell(one: CellView) -> RunPlan:
+    return plan_run(one)
+
+
+def test_one_run_per_study_arm_and_started_cell_parents_first() -> None:
+    view = study(seeds=2, states={1: {"state": "new", "epochs": 0}})
+    plans = plan_study(view, {})
+    assert [plan.key.split(":")[0] for plan in plans] == ["study", "arm", "cell", *(["arm", "cell", "cell"] * 3)]
+    placed = set()
+    for plan in plans:
+        assert plan.parent is None or plan.parent in placed
+        placed.add(plan.key)
+
+
+def test_the_key_is_found_again_from_the_tags() -> None:
+    assert all(run_key(plan.tags) == plan.key for plan in plan_study(study(), {}))
+    assert run_key(only_cell(cell(0, 0, {"filter": "on"})).tags) == only_cell(cell(0, 0, {"filter": "on"})).key
+    assert run_key({"mlflow.runName": "someone else's"}) is None
+
+
+def test_params_hold_only_what_cannot_change() -> None:
+    plan = next(plan for plan in plan_study(study(), {}) if plan.key.startswith("cell:"))
+    assert plan.params["factor.filter"] == "on"
+    assert plan.params["optim.lr"] == "0.003"
+    assert plan.params["seed"] == "0"
+    assert not any(key.startswith(("name", "resources", "checkpoint", "evaluate")) for key in plan.params)
+    assert plan.tags["simlap.config.resources.workers"] == "1"
+    assert plan.tags["simlap.baseline"] == "true"
+
+
+def test_long_param_values_are_cut_visibly() -> None:
+    one = cell(0, 0, {"filter": "on"})
+    one.config["backbone"]["kwargs"] = {"long": "x" * 9000}
+    value = only_cell(one).params["backbone.kwargs.long"]
+    assert len(value) == 6000
+    assert value.endswith("…")
+
+
+def test_only_durable_epochs_are_shipped_with_their_times() -> None:
+    points = list(only_cell(cell(1, 0, {"filter": "on"}, epochs=3, state="running", durable=2)).points())
+    assert {point.step for point in points} == {1, 2}
+    assert {point.time_ms for point in points} == {START + 61_000, START + 62_000}
+
+
+def test_results_are_bars_and_last_points() -> None:
+    plan = only_cell(cell(1, 0, {"filter": "on"}))
+    assert plan.single["final/test_probe_top1"] == pytest.approx(0.89)
+    closing = {point.key: point for point in plan.closing}
+    assert closing["test/probe_top1"].step == 3
+    assert "val/probe_top1" not in closing  # the last epoch's row has it already
+    assert only_cell(cell(1, 0, {"filter": "on"}, state="stopped")).single == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("done", "FINISHED"),
+        ("stopped", "KILLED"),
+        ("failed", "FAILED"),
+        ("running", "RUNNING"),
+        ("interrupted", "RUNNING"),
+    ],
+)
+def test_status_follows_the_state(state: str, status: str) -> None:
+    plan = only_cell(cell(0, 0, {"filter": "on"}, state=state, reason="rung", error="boom"))  # type: ignore[arg-type]
+    assert plan.status == status
+    assert (plan.end_ms is None) == (status == "RUNNING")
+    assert ("simlap.stopped" in plan.tags) == (state == "stopped")
+    assert ("simlap.error" in plan.tags) == (state == "failed")
+
+
+def test_non_finite_values_are_counted() -> None:
+    one = cell(0, 0, {"filter": "on"})
+    one.rows[1].metrics["train/loss"] = math.nan
+    one.result["test/knn_top1"] = math.inf
+    assert only_cell(one).tags["simlap.non_finite"] == "2 values left out, first train/loss at epoch 2"
+
+
+def test_an_arm_shows_its_summary_and_the_study_its_table() -> None:
+    view = study()
+    arm = view.arms[0].name
+    summary = {"arms": {arm: {"mean": 0.9, "ci_low": 0.8, "note": "text"}}, "markdown": "| arm |\n|---|"}
+    plans = plans_of(view, {"summary.json": json.dumps(summary).encode(), "report.html": b"<html>"})
+    assert plans[f"arm:{arm}"].single == {"mean": 0.9, "ci_low": 0.8}
+    assert plans["study"].tags["mlflow.note.content"].startswith("| arm |")
+    assert [a.path for a in plans["study"].artifacts] == ["report/report.html", "report/summary.json", "study.yaml"]
+
+
+def test_a_long_table_is_cut_at_a_line_and_says_so() -> None:
+    summary = {"arms": {}, "markdown": "\n".join(f"| arm {i} | {'x' * 50} |" for i in range(500))}
+    note = plans_of(study(), {"summary.json": json.dumps(summary).encode()})["study"].tags["mlflow.note.content"]
+    assert len(note) <= 8000
+    assert "report/report.md" in note
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [({}, "FINISHED"), ({0: {"state": "failed"}}, "FAILED"), ({0: {"state": "stopped"}}, "FINISHED"),
+     ({0: {"state": "interrupted"}}, "RUNNING")],
+)  # fmt: skip
+def test_a_study_runs_until_every_cell_has_ended(states: dict[int, dict[str, str]], status: str) -> None:
+    assert plans_of(study(states=states))["study"].status == status
+
+
+def test_the_digest_changes_with_everything_but_the_epochs() -> None:
+    one = cell(0, 0, {"filter": "on"}, epochs=2, state="running")
+    assert only_cell(one).digest == only_cell(replace(one, rows=one.rows[:1], durable_epoch=1)).digest
+    for changed in (replace(one, state="stopped"), replace(one, seed=3), replace(one, provenance={"user": "ada"})):
+        assert only_cell(one).digest != only_cell(changed).digest
+
+
+def test_reading_the_journal_and_judging_a_projection_do_not_import_mlflow() -> None:
+    code = (
+        "import sys; import simlap.record.journal, simlap.record.mlflow, simlap.record.ship;"
+        "assert 'mlflow' not in sys.modules, 'mlflow was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

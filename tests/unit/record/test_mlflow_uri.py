@@ -1,0 +1,76 @@
+"""Addresses of tracking stores, and the cursor kept for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simlap.errors import UserError
+from simlap.record.tracking.cursor import Cursor, Entry, study_cursor
+from simlap.record.tracking.uri import (
+    artifact_location,
+    holds_runs,
+    resolve_tracking_uri,
+    run_link,
+    study_link,
+    uri_hash,
+)
+from simlap.storage import Storage
+
+
+def test_the_default_is_absolute_and_mlflows_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = resolve_tracking_uri(None)
+    assert uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_tracking_uri(uri) == uri
+    from mlflow import get_tracking_uri
+
+    assert get_tracking_uri() == uri
+    assert artifact_location(uri, "filter") == f"file://{tmp_path}/mlruns/filter"
+
+
+def test_the_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000/")
+    assert resolve_tracking_uri(None) == "http://host:5000"
+    assert resolve_tracking_uri("https://other") == "https://other"
+    assert artifact_location("https://other", "filter") is None
+
+
+def test_relative_sqlite_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_tracking_uri("sqlite:///sub/a.db?timeout=5") == f"sqlite:///{tmp_path}/sub/a.db?timeout=5"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "sqlite://", "sqlite:///:memory:"])
+def test_stores_that_keep_nothing_are_refused_with_a_remedy(uri: str) -> None:
+    with pytest.raises(UserError, match=r"mlflow\.db"):
+        resolve_tracking_uri(uri)
+
+
+def test_links_lead_to_the_page_and_show_no_password() -> None:
+    url = run_link("https://ada:secret@host/ml", "3", "abc")
+    assert url == "https://host/ml/#/experiments/3/runs/abc?workflowType=machine_learning"
+    text = study_link("sqlite:////data/my runs/mlflow.db", "3")
+    assert "mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'" in text
+    assert "http://127.0.0.1:5000/#/experiments/3/runs" in text
+    assert uri_hash("https://ada:secret@host/ml") == uri_hash("https://bob:other@host/ml") != uri_hash("https://host")
+
+
+def test_a_cursor_survives_and_a_broken_one_is_empty(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    cursor = study_cursor(storage, "filter", "http://host")
+    cursor.experiment_id, cursor.runs = "7", {"study": Entry("r", epoch=2, artifacts={"a": "b"})}
+    cursor.save(storage, "http://host")
+    assert study_cursor(storage, "filter", "http://host").runs == cursor.runs
+    assert study_cursor(storage, "filter", "http://other").runs == {}
+    for broken in (b"{", b"[]", b'{"schema_version": 99}', b'{"schema_version": 1, "runs": {"a": {"no": 1}}}', b"\xff"):
+        storage.write(cursor.path, broken)
+        assert Cursor.load(storage, cursor.path).runs == {}
+
+
+def test_a_missing_or_foreign_store_holds_nothing(tmp_path: Path) -> None:
+    assert not holds_runs(f"sqlite:///{tmp_path}/none.db", ["a"])
+    (tmp_path / "other.db").write_text("this is no database, but long enough to be looked at as if it were one")
+    assert not holds_runs(f"sqlite:///{tmp_path}/other.db", ["a"])
+    assert holds_runs("http://host", ["a"])

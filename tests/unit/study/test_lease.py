@@ -1,0 +1,48 @@
+"""One launch at a time holds a study."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simlap.errors import UserError
+from simlap.storage import Storage
+from simlap.study.lease import Lease
+
+
+def test_released_at_the_end(tmp_path: Path) -> None:
+    with Lease(Storage(tmp_path), beat_s=0.05):
+        assert (tmp_path / "lease.json").exists()
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_the_second_launch_refuses_and_names_the_holder(tmp_path: Path) -> None:
+    with (
+        Lease(Storage(tmp_path), beat_s=0.05),
+        pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()}"),
+        Lease(Storage(tmp_path), beat_s=0.2),
+    ):
+        pass
+
+
+def test_a_dead_holder_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    lease = {"token": "x", "counter": 7, "host": socket.gethostname(), "pid": int(gone.stdout)}
+    Storage(tmp_path).write_json("lease.json", lease)
+    started = time.monotonic()
+    with Lease(Storage(tmp_path), beat_s=60):
+        assert time.monotonic() - started < 30, "it did not wait for beats"
+
+
+def test_a_counter_that_stands_still_is_taken_over(tmp_path: Path) -> None:
+    Storage(tmp_path).write_json("lease.json", {"token": "x", "counter": 7, "host": "elsewhere", "pid": 1})
+    with Lease(Storage(tmp_path), beat_s=0.02, polls=3) as lease:
+        assert Storage(tmp_path).read_json("lease.json")["token"] == lease.token

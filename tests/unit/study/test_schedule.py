@@ -1,0 +1,88 @@
+"""Ray's ASHA with protected arms, and rungs that know what earlier launches measured."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from simlap.study.schedule import ProtectedAsha
+from simlap.study.spec import Asha
+
+NO_CONTROLLER: Any = None
+ASHA = Asha(kind="asha", grace_epochs=1, reduction_factor=3)
+
+
+def scheduler(mode: str = "max") -> ProtectedAsha:
+    return ProtectedAsha(metric="m", mode=mode, asha=ASHA, max_epochs=9)
+
+
+def trial(name: str, *, protected: bool = False) -> Any:
+    return SimpleNamespace(trial_id=f"trial-{name}", config={"cell": {"cell_id": name, "protected": protected}})
+
+
+def report(asha: AsyncHyperBandScheduler, which: Any, epoch: int, value: float) -> str:
+    return str(asha.on_trial_result(NO_CONTROLLER, which, {"epoch": epoch, "m": value}))
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_without_protection_it_is_rays(mode: str) -> None:
+    ours = scheduler(mode)
+    rays = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="m", mode=mode, max_t=10, grace_period=1, reduction_factor=3
+    )
+    generator = random.Random(0)
+    decisions = []
+    for number in range(40):
+        name = trial(str(number))
+        rays.on_trial_add(NO_CONTROLLER, name)
+        for epoch in range(1, 9):
+            value = generator.random()
+            one, other = report(ours, name, epoch, value), report(rays, name, epoch, value)
+            assert one == other
+            decisions.append(one)
+            if one == TrialScheduler.STOP:
+                break
+    assert TrialScheduler.STOP in decisions
+    assert ours.rungs().keys() == {1, 3, 9}
+
+
+def test_a_protected_cell_is_recorded_and_never_stopped() -> None:
+    asha = scheduler()
+    report(asha, trial("good"), 1, 0.9)
+    assert report(asha, trial("shield", protected=True), 1, 0.1) == TrialScheduler.CONTINUE
+    assert asha.rungs()[1] == {"good": 0.9, "shield": 0.1}
+    assert report(asha, trial("bad"), 1, 0.1) == TrialScheduler.STOP
+    assert set(asha.reasons) == {"bad"}
+    assert "m 0.1000 at epoch 1 is not among the best 1/3 of 3 cells" in asha.reasons["bad"]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_rungs_rebuilt_from_the_journal_are_those_of_one_launch(mode: str) -> None:
+    values = {str(number): [random.Random(number).random() for _ in range(9)] for number in range(6)}
+    whole = scheduler(mode)
+    for name, curve in values.items():
+        for epoch, value in enumerate(curve, start=1):
+            report(whole, trial(name, protected=True), epoch, value)
+    rebuilt = scheduler(mode)
+    for name, curve in values.items():
+        rebuilt.prefill(name, enumerate(curve, start=1))
+    assert rebuilt.rungs() == whole.rungs()
+
+
+def test_a_resumed_cell_is_judged_at_rungs_it_had_not_reached() -> None:
+    asha = scheduler()
+    for name in ("a", "b", "c"):
+        asha.prefill(name, [(1, 0.9), (2, 0.9), (3, 0.9)])
+    asha.prefill("late", [(1, 0.95)])
+    assert report(asha, trial("late"), 2, 0.1) == TrialScheduler.CONTINUE
+    assert report(asha, trial("late"), 3, 0.1) == TrialScheduler.STOP
+
+
+def test_reaching_the_last_epoch_is_an_end_and_not_a_stop() -> None:
+    asha = scheduler()
+    assert report(asha, trial("a"), 9, 0.5) == TrialScheduler.CONTINUE
+    assert asha.reasons == {}
