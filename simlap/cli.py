@@ -114,10 +114,10 @@ def run(
     if view.state == "failed":
         _complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
     elif view.state == "interrupted":
-        _complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(_this_command())} --resume[/]")
+        _complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(_this_command())}[/]")
     else:
         _print_result(view.result)
-    out.print(f"run directory  {where}", soft_wrap=True)
+    out.print(f"run directory  {where}", soft_wrap=True, markup=False)
     _print_shipped(shipped, uri)
     raise typer.Exit({"done": OK, "interrupted": INTERRUPTED}.get(view.state, FAILED))
 
@@ -126,10 +126,11 @@ def run(
 def plan(
     study: Annotated[Path, typer.Argument(help="Study file.")],
     storage: StorageOption = "./runs",
+    address: AddressOption = None,
     set_: SetOption = None,
 ) -> None:
     """Show what `ablate` would do; start nothing."""
-    from simlap.run.cluster import local_node
+    from simlap.run.cluster import connect, local_node
     from simlap.storage import Storage
     from simlap.study.apply import check_resources
     from simlap.study.plan import make_plan
@@ -137,7 +138,7 @@ def plan(
 
     loaded = load_study(study, tuple(set_ or []))
     made = make_plan(loaded, Storage(storage))
-    check_resources(loaded, [local_node()])
+    check_resources(loaded, connect(address) if address else [local_node()])
     _print_plan(made)
 
 
@@ -255,7 +256,7 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
     print_report(outcome.view, out)
     for path in outcome.report:
         if path.endswith(".html"):
-            out.print(f"report         {path}", soft_wrap=True)
+            out.print(f"report         {path}", soft_wrap=True, markup=False)
     _print_shipped(outcome.shipped, uri, study=True)
     if not outcome.finished:
         _complain(f"interrupted; continue with: [bold]{escape(_this_command())}[/]")
@@ -297,7 +298,8 @@ def _complain(text: str) -> None:
 
 
 def _this_command() -> str:
-    return shlex.join(["simlap", *sys.argv[1:]])
+    words = sys.argv[1:]
+    return shlex.join(["simlap", *words, *(["--resume"] if words[:1] == ["run"] and "--resume" not in words else [])])
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class Storage:
 
     def child(self, *parts: str) -> Storage:
         """The storage of a folder inside this one."""
-        base, _, query = self.uri.partition("?")
+        base, _, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         return Storage("/".join((base.rstrip("/"), *parts)) + (f"?{query}" if query else ""))
 
     def local_path(self, path: str = "") -> Path | None:

@@ -8,6 +8,7 @@ attempt trained again (because no checkpoint covered them) are superseded by it.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from typing import Any
@@ -47,8 +48,8 @@ class Journal:
         self.cell.write(name, ("\n".join(lines) + "\n").encode())
         self._sequence += 1
 
-    def start(self, epoch: int, step: int) -> None:
-        self.write({"type": "start", "from_epoch": epoch, "from_step": step})
+    def start(self, epoch: int, step: int, provenance: dict[str, Any]) -> None:
+        self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance})
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.write({"type": "metrics", "epoch": epoch, "metrics": metrics})
@@ -59,6 +60,33 @@ class Journal:
         self.write({"type": "end", "state": state, "epoch": epoch, "reason": reason, "error": error})
 
 
+def end_for_worker(
+    cell: Storage,
+    config: dict[str, Any],
+    state: CellState,
+    *,
+    attempt: int,
+    epoch: int,
+    reason: str,
+    error: str | None = None,
+) -> None:
+    """The end of an attempt whose worker cannot write it (it was stopped from outside, or died).
+
+    Args:
+        cell: the run directory.
+        config: the resolved experiment; a worker that died early may not have left it.
+        state: how the attempt ended.
+        attempt: the number that the worker was to take, as `next_attempt` said before it was launched.
+        epoch: finished epochs.
+        reason: in a line.
+        error: in full.
+    """
+    if not cell.exists("config.yaml"):
+        cell.write("config.yaml", yaml.dump(config).encode())
+    newest = max(attempt, next_attempt(cell) - 1)
+    Journal(cell, writer=f"driver.{os.getpid()}", attempt=newest).end(state, epoch, reason=reason, error=error)
+
+
 def next_attempt(cell: Storage) -> int:
     """One more than the highest attempt that left a segment."""
     return max((int(m["attempt"]) for m in map(_SEGMENT.match, cell.list("journal")) if m), default=0) + 1
@@ -66,39 +94,41 @@ def next_attempt(cell: Storage) -> int:
 
 def read_rows(cell: Storage) -> list[dict[str, Any]]:
     """All rows of all segments in order of attempt and sequence, superseded or not."""
-    segments = sorted(
-        (int(m["attempt"]), int(m["seq"]), m["writer"], name)
-        for name in cell.list("journal")
-        if (m := _SEGMENT.match(name))
-    )
     rows = []
-    for attempt, _, _, name in segments:
-        for line in cell.read(f"journal/{name}").decode().splitlines():
-            rows.append({**json.loads(line), "attempt": attempt})
-    return rows
+    for name in cell.list("journal"):
+        if m := _SEGMENT.match(name):
+            for line in cell.read(f"journal/{name}").decode().splitlines():
+                row = {**json.loads(line), "attempt": int(m["attempt"])}
+                # worker and driver may both end an attempt: the later word counts, except that what is done is done
+                last = (row.get("state") == "done", row["t"]) if row["type"] == "end" else (False, 0)
+                rows.append((int(m["attempt"]), int(m["seq"]), last, row))
+    return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])]
 
 
 def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> CellView:
     """The view of one cell; state `new` where there is nothing."""
     cell = cell_storage(storage, cell_id)
     rows = read_rows(cell)
-    config = yaml.parse(cell.read("config.yaml").decode()) if rows else {}
     if not rows:
         return CellView(cell_id=cell_id, seed=seed or 0, state="new")
+    config = yaml.parse(cell.read("config.yaml").decode())
     epochs: dict[int, EpochRow] = {}
+    reached = 0
     state: CellState = "running"
     reason = error = None
     ended: int | None = None
     for row in rows:
         match row["type"]:
             case "start":
-                epochs = {epoch: kept for epoch, kept in epochs.items() if epoch <= row["from_epoch"]}
+                # later rows of earlier attempts no longer count, unless an attempt is found to have gone on from them
+                reached = row["from_epoch"]
                 state, reason, error, ended = "running", None, None, None
             case "metrics":
-                epochs[row["epoch"]] = EpochRow(row["epoch"], row["t"], row["metrics"])
+                reached = row["epoch"]
+                epochs[reached] = EpochRow(reached, row["t"], row["metrics"])
             case "end":
                 state, reason, error, ended = row["state"], row.get("reason"), row.get("error"), row["t"]
-    ordered = [epochs[epoch] for epoch in sorted(epochs)]
+    ordered = [epochs[epoch] for epoch in sorted(epochs) if epoch <= reached]
     result = read_result(cell)
     if state == "done" and result is None:
         state = "interrupted"
@@ -110,7 +140,6 @@ def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> Cel
         ),
         0,
     )
-    reached = ordered[-1].epoch if ordered else 0
     return CellView(
         cell_id=cell_id,
         seed=config["seed"],

@@ -47,7 +47,7 @@ th:last-child,td:last-child{padding-right:0}
 tr.baseline td{background:linear-gradient(var(--panel),var(--panel))}
 tr.baseline td:first-child{padding-left:.6rem}
 .arm{font-weight:600;overflow-wrap:anywhere}
-.tag{display:inline-block;margin-left:.45rem;white-space:nowrap;color:var(--soft);font-size:.78rem;font-weight:400}
+.tag{display:block;color:var(--soft);font-size:.78rem;font-weight:400}
 .at{white-space:nowrap}
 .at .none{white-space:normal}
 .more{display:block;margin-top:.1rem;color:var(--soft);font-size:.8rem}
@@ -57,11 +57,12 @@ tr.baseline td:first-child{padding-left:.6rem}
 .small{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem 1.5rem}
 .small>div{min-width:0}
 .keys{display:flex;flex-wrap:wrap;gap:.3rem .45rem;margin:.6rem 0 .4rem}
-.keys button{display:inline-flex;align-items:center;gap:.45rem;padding:.2rem .6rem;border:1px solid var(--line);border-radius:1rem;
-background:none;color:var(--text);font:inherit;font-size:.82rem;cursor:pointer}
+.keys button{display:inline-flex;align-items:center;gap:.45rem;padding:.2rem .6rem;border:1px solid var(--line);
+border-radius:1rem;background:none;color:var(--text);font:inherit;font-size:.82rem;cursor:pointer}
 .keys button:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 .keys button[aria-pressed=false]{opacity:.4;text-decoration:line-through}
-pre{margin:.4rem 0;padding:.85rem 1rem;border-radius:.4rem;background:var(--panel);font:.83rem/1.5 ui-monospace,Menlo,Consolas,monospace;
+pre{margin:.4rem 0;padding:.85rem 1rem;border-radius:.4rem;background:var(--panel);
+font:.83rem/1.5 ui-monospace,Menlo,Consolas,monospace;
 white-space:pre-wrap;overflow-wrap:anywhere}
 code{font:.9em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.2rem 1.25rem;margin:.4rem 0;font-size:.88rem}
@@ -69,7 +70,7 @@ dt{color:var(--soft);overflow-wrap:anywhere}
 dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 summary{cursor:pointer;color:var(--accent);font-size:.92rem}
 footer{margin-top:4rem;padding-top:1rem;border-top:1px solid var(--line);color:var(--soft);font-size:.83rem}
-@media (max-width:46rem){
+@media (max-width:54rem){
 main{padding:1.75rem 1rem 3rem}h1{font-size:1.65rem}h2{margin-top:2.5rem}
 .answer li{grid-template-columns:1fr;gap:.3rem}
 table.arms,.arms tbody,.arms tr,.arms td{display:block;width:100%}
@@ -81,6 +82,7 @@ text-align:right;white-space:normal}
 .arms td[data-empty]{display:none}
 .arms td.at .none{max-width:60%}
 .arms td::before{content:attr(data-label);flex:none;color:var(--soft);font-size:.82rem;font-weight:400}
+.arms td.arm .tag{display:inline;margin-left:.5rem}
 .arms td.arm{display:block;text-align:left;font-size:1rem}.arms td.arm::before{content:none}
 .arms tr.baseline{margin:0 -.6rem;padding:.65rem .6rem;background:var(--panel);width:auto}
 .arms tr.baseline td{background:none;padding-left:0}

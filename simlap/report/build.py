@@ -36,9 +36,7 @@ class Report:
 
 def build(study: StudyView) -> Report:
     comparisons, effects = compare_to_baseline(study), simple_effects(study)
-    return Report(
-        study, arm_rows(study, comparisons), comparisons, effects, sentences(study, effects), notices(study)
-    )
+    return Report(study, arm_rows(study, comparisons), comparisons, effects, sentences(study, effects), notices(study))
 
 
 def render(study: StudyView | Report, format: Format) -> str:
@@ -80,7 +78,9 @@ def print_report(study: StudyView, console: Console) -> None:
     if report.sentences:
         console.print("[bold]Answer[/]")
     for sentence in report.sentences:
-        console.print(Padding(f"{_MARKS[sentence.verdict]} {rich_escape(sentence.text)}", (0, 0, 0, 1)), highlight=False)
+        console.print(
+            Padding(f"{_MARKS[sentence.verdict]} {rich_escape(sentence.text)}", (0, 0, 0, 1)), highlight=False
+        )
     for notice in report.notices:
         style = "yellow" if notice.level == "warning" else "dim"
         last = notice.detail.strip().splitlines()[-1:] if notice.kind == "failure" else []

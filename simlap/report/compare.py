@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from simlap.record.view import ArmView, CellView, StudyView
 from simlap.report.stats import Estimate, Paired, estimate, finite, holm, paired
@@ -43,9 +42,6 @@ class Effect:
     at: dict[str, str]
     """Levels of the other factors, the same on both sides."""
     comparison: Comparison
-
-
-C = TypeVar("C", Comparison, Effect)
 
 
 def baseline_of(study: StudyView) -> ArmView | None:
@@ -102,10 +98,9 @@ def compare(study: StudyView, arm: ArmView, reference: ArmView) -> Comparison:
             return Comparison(arm.name, reference.name, metric, None, False, blocked=_blocked(study, [arm, reference]))
         epoch = epochs[-1]
         x, y = values_at(study, arm, metric, epoch), values_at(study, reference, metric, epoch)
-    assert x is not None and y is not None  # `common_epochs` found them
-    return Comparison(
-        arm.name, reference.name, metric, epoch, final, estimate(x), estimate(y), paired(x, y)
-    )
+        assert x is not None  # `common_epochs` found them
+        assert y is not None
+    return Comparison(arm.name, reference.name, metric, epoch, final, estimate(x), estimate(y), paired(x, y))
 
 
 def compare_to_baseline(study: StudyView) -> dict[str, Comparison]:
@@ -139,24 +134,20 @@ def simple_effects(study: StudyView) -> list[Effect]:
                 if reference is not None:
                     at = {name: value for name, value in arm.levels.items() if name != factor}
                     effects.append(Effect(factor, level, reference_level, at, compare(study, arm, reference)))
-    return _adjust(effects)
+    adjusted = _adjust([effect.comparison for effect in effects])
+    return [replace(effect, comparison=comparison) for effect, comparison in zip(effects, adjusted, strict=True)]
 
 
-def _adjust(items: list[C]) -> list[C]:
+def _adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Fill in the adjusted p-values of one family; comparisons without a p-value do not count towards it."""
-
-    def test(item: C) -> Paired | None:
-        return item.paired if isinstance(item, Comparison) else item.comparison.paired
-
-    def with_p(item: C, p: float) -> C:
-        comparison = item if isinstance(item, Comparison) else item.comparison
-        assert comparison.paired is not None
-        comparison = replace(comparison, paired=replace(comparison.paired, p_adjusted=p))
-        return comparison if isinstance(item, Comparison) else replace(item, comparison=comparison)
-
-    family = [(i, t.p_value) for i, item in enumerate(items) if (t := test(item)) and t.p_value is not None]
-    adjusted = dict(zip((i for i, _ in family), holm([p for _, p in family]), strict=True))
-    return [with_p(item, adjusted[i]) if i in adjusted else item for i, item in enumerate(items)]
+    p_values = [c.paired.p_value if c.paired is not None else None for c in comparisons]
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [
+        comparison
+        if comparison.paired is None or p is None
+        else replace(comparison, paired=replace(comparison.paired, p_adjusted=next(adjusted)))
+        for comparison, p in zip(comparisons, p_values, strict=True)
+    ]
 
 
 def _blocked(study: StudyView, arms: Sequence[ArmView]) -> str:

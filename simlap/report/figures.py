@@ -18,8 +18,9 @@ from simlap.report.compare import Comparison, Effect, common_epochs, planned_cel
 from simlap.report.stats import estimate, finite
 from simlap.report.words import decimals_for, metric_title, p_text, place, unit_of
 
-# Okabe & Ito's colour-blind safe palette, without black and yellow, which vanish on a dark or a white page.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# Okabe & Ito's colour-blind safe palette, without black and yellow, which vanish on a dark or a white page, and with a lighter
+# blue that can be read on both.
+PALETTE = ("#2A86C7", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 SMALL_METRICS = ("collapse/effective_rank", "gate/mean", "gate/entropy")
@@ -59,7 +60,7 @@ def forest(study: StudyView, comparisons: Mapping[str, Comparison]) -> go.Figure
     for comparison in shown:
         figure.add_trace(_interval(comparison, styles[comparison.arm], _label(comparison.arm)))
     _dress_intervals(figure, study, [c.arm for c in shown])
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(range=[len(shown) - 0.5, -0.5])
     return figure
 
 
@@ -72,7 +73,7 @@ def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
     counts = [sum(effect.factor == factor for effect in shown) for factor in factors]
     titles = [f"<b>{_text(factor)}</b>" for factor in factors]
     figure = make_subplots(
-        rows=len(factors), cols=1, shared_xaxes=True, row_heights=[c + 0.4 for c in counts], subplot_titles=titles,
+        rows=len(factors), cols=1, shared_xaxes=True, row_heights=counts, subplot_titles=titles,
         vertical_spacing=min(0.9 / max(1, len(factors)), 46 / (46 * len(shown) + 60 * len(factors))),
     )  # fmt: skip
     styles = arm_styles(study)
@@ -84,7 +85,9 @@ def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
     _dress_intervals(figure, study, [], height=60 + 46 * len(shown) + 60 * len(factors))
     figure.update_xaxes(title_text="")
     figure.update_xaxes(title_text=_difference_title(study), row=len(factors), col=1)
-    figure.update_yaxes(autorange="reversed")
+    for row, count in enumerate(counts, start=1):
+        figure.update_yaxes(range=[count - 0.5, -0.5], row=row, col=1)
+    figure.update_layout(margin_t=30)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     return figure
 
@@ -139,7 +142,11 @@ def _draw_rest(
     unit = unit_of(metric)
     group = {"legendgroup": arm.name, "meta": arm.name, "showlegend": False}
     for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
-        rows = [(r.epoch, r.metrics[metric] * unit.scale) for r in (cell.rows if cell else []) if finite(r.metrics.get(metric))]
+        rows = [
+            (r.epoch, r.metrics[metric] * unit.scale)
+            for r in (cell.rows if cell else [])
+            if finite(r.metrics.get(metric))
+        ]
         beyond = [(epoch, value) for epoch, value in rows if epoch >= common]
         if len(beyond) > 1 and not small:
             x, y = zip(*beyond, strict=True)
@@ -148,8 +155,10 @@ def _draw_rest(
         if rows and not small and cell is not None and cell.state in ("stopped", "failed"):
             hover = f"{_text(arm.name)}, seed {seed}: {cell.state} after epoch {cell.epoch}<extra></extra>"
             marker = {"symbol": "x", "color": style.colour, "size": 8, "line": {"width": 0}}
-            x, y = rows[-1]
-            figure.add_trace(go.Scatter(x=[x], y=[y], mode="markers", marker=marker, hovertemplate=hover, **group))
+            last_epoch, value = rows[-1]
+            figure.add_trace(
+                go.Scatter(x=[last_epoch], y=[value], mode="markers", marker=marker, hovertemplate=hover, **group)
+            )
 
 
 def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
@@ -172,7 +181,7 @@ def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
 
 def _dress_intervals(figure: go.Figure, study: StudyView, arms: Sequence[str], height: int | None = None) -> None:
     _dress(figure)
-    figure.update_layout(height=height or 90 + 46 * max(1, len(arms)), xaxis_title=_difference_title(study))
+    figure.update_layout(height=height or 90 + 46 * max(1, len(arms)), xaxis_title_text=_difference_title(study))
     figure.update_xaxes(zeroline=True, zerolinewidth=1.5, zerolinecolor=_GREY, rangemode="tozero")
     figure.update_yaxes(showgrid=False, ticks="", tickfont_size=12)
 
@@ -181,12 +190,17 @@ def _dress(figure: go.Figure) -> go.Figure:
     figure.update_layout(
         template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12.5, "color": _GREY},
-        margin={"l": 8, "r": 16, "t": 28, "b": 8}, hoverlabel={"font_size": 12.5},
+        margin={"l": 8, "r": 16, "t": 10, "b": 8}, hoverlabel={"font_size": 12.5},
         legend={"orientation": "h", "y": -0.18, "yanchor": "top"},
     )  # fmt: skip
-    grid = {"gridcolor": "rgba(128,128,128,0.22)", "linecolor": "rgba(128,128,128,0.5)", "zeroline": False, "automargin": True}
-    figure.update_xaxes(**grid, title_standoff=8)
-    figure.update_yaxes(**grid, title_standoff=8)
+    grid = {
+        "gridcolor": "rgba(128,128,128,0.22)",
+        "linecolor": "rgba(128,128,128,0.5)",
+        "zeroline": False,
+        "automargin": True,
+    }
+    figure.update_xaxes(**grid, title_standoff=8, title_font_size=12.5)
+    figure.update_yaxes(**grid, title_standoff=8, title_font_size=12.5)
     return figure
 
 

@@ -22,7 +22,7 @@ from simlap.report.words import decimals_for, metric_title, split_word, unit_of
 if TYPE_CHECKING:
     from simlap.report.build import Report
 
-_VERDICTS = {"better": "better", "worse": "worse", "same": "no difference", "open": "open"}
+_VERDICTS = {"better": "better", "worse": "worse", "same": "inconclusive", "open": "open"}
 _DASHARRAYS = {"dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 3", "longdashdot": "10 3 2 3"}
 
 
@@ -116,7 +116,9 @@ def _notices(notices: list[Notice]) -> str:
 def _arms(study: StudyView, rows: Iterable[ArmRow]) -> str:
     names = headers(study)
     numeric = (False, True, False, True, True, True, False)
-    head = "".join(f"<th{_class('num' if n else '')}>{escape(name)}</th>" for name, n in zip(names, numeric, strict=True))
+    head = "".join(
+        f"<th{_class('num' if n else '')}>{escape(name)}</th>" for name, n in zip(names, numeric, strict=True)
+    )
     body = "".join(_arm(study, row, names) for row in rows)
     return (
         f'<section><h2>Arms</h2><table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
@@ -129,7 +131,9 @@ def _arm(study: StudyView, row: ArmRow, names: list[str]) -> str:
     if comparison is not None and comparison.paired is None:
         at = f'<span class="none">not yet: {escape(comparison.blocked or "")}</span>'
     elif comparison is not None and not comparison.final and comparison.values and comparison.reference_values:
-        sides = f"{_mean(comparison.metric, comparison.values)} vs {_mean(comparison.metric, comparison.reference_values)}"
+        sides = (
+            f"{_mean(comparison.metric, comparison.values)} vs {_mean(comparison.metric, comparison.reference_values)}"
+        )
         at += f'<span class="more">{escape(sides)}</span>'
     none = '<span class="none">–</span>'
     difference = "" if row.is_baseline else escape(_minus(row.difference_text))
@@ -144,11 +148,11 @@ def _arm(study: StudyView, row: ArmRow, names: list[str]) -> str:
         (at, "at"),
     ]
     cells = "".join(
-        f"<td data-label='{escape(name)}'{_class(kind)}{'' if text else ' data-empty'}>"
-        f"<span>{text or none}</span></td>"
+        f"<td data-label='{escape(name)}'{_class(kind)}{'' if text else ' data-empty'}><span>{text or none}</span></td>"
         for name, (text, kind) in zip(names[1:], fields, strict=True)
     )
-    return f'<tr{_class("baseline" if row.is_baseline else "")}><td class="arm">{escape(row.arm).replace(",", ",<wbr>")}{tag}</td>{cells}</tr>'
+    name = escape(row.arm).replace(",", ",<wbr>")
+    return f'<tr{_class("baseline" if row.is_baseline else "")}><td class="arm">{name}{tag}</td>{cells}</tr>'
 
 
 def _forest(report: Report, plots: dict[str, go.Figure]) -> str:
@@ -257,6 +261,7 @@ def _class(name: str) -> str:
 
 def _unbroken(text: str) -> str:
     """Numbers, their signs and units stay on one line."""
+    text = re.sub(r"(?<=\()-(?=\d)", "−", text)
     return re.sub(r"(?<=\d) ± (?=\d)|(?<=\bp) (?==|&lt;)|(?<==|;) (?=\d)", lambda m: m[0].replace(" ", "\u00a0"), text)
 
 

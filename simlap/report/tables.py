@@ -18,7 +18,14 @@ from simlap.report.stats import Estimate, estimate
 from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, metric_title, p_text, place, unit_of
 
 SCHEMA_VERSION = 1
-_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "stopped": "yellow", "failed": "red", "new": "dim"}
+_STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+    "new": "dim",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,10 @@ def arm_rows(study: StudyView, comparisons: Mapping[str, Comparison]) -> list[Ar
             decimals = decimals_for(its_unit, difference_noise, test.mean)
             difference_text = its_unit.number(test.mean, decimals, sign=True)
             if test.low is not None and test.high is not None:
-                low, high = its_unit.number(test.low, decimals, sign=True), its_unit.number(test.high, decimals, sign=True)
+                low, high = (
+                    its_unit.number(test.low, decimals, sign=True),
+                    its_unit.number(test.high, decimals, sign=True),
+                )
                 difference_text += f" [{low}, {high}]"
         rows.append(
             ArmRow(

@@ -6,11 +6,16 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from simlap.record.view import ArmView, StudyView
+from simlap.record.view import ArmView, CellState, StudyView
 from simlap.report.compare import Comparison, planned_cells
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
-_STATES = {"failed": "failed", "running": "running", "interrupted": "interrupted", "new": "not started"}
+_STATES: dict[CellState, str] = {
+    "failed": "failed",
+    "running": "running",
+    "interrupted": "interrupted",
+    "new": "not started",
+}
 TEST_DECISIONS = "There is no validation split: decisions were made on the test set."
 
 
@@ -52,8 +57,9 @@ def p_text(p: float | None, *, bare: bool = False) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """`test/probe_top1` -> `test probe top-1 (%)`."""
-    name = metric.replace("/", " ").replace("_top1", " top-1").replace("_", " ")
+    """`val/probe_top1` -> `validation probe top-1 (%)`."""
+    part, _, rest = metric.rpartition("/")
+    name = f"{_SPLITS.get(part, part)} {rest}".strip().replace("/", " ").replace("_top1", " top-1").replace("_", " ")
     return f"{name} (%)" if unit_of(metric).percent else name
 
 
@@ -84,7 +90,7 @@ def span(epochs: list[int]) -> str:
 def arm_state(study: StudyView, arm: ArmView) -> tuple[str, str]:
     """The state of an arm as one word (for a chip) and in full: `stopped`, `stopped at 5–8, 1 failed`."""
     cells = planned_cells(study, arm)
-    counts = Counter(cell.state if cell is not None else "new" for cell in cells)
+    counts: Counter[CellState] = Counter(cell.state if cell is not None else "new" for cell in cells)
     if counts["done"] == len(cells):
         return "done", "done"
     parts: list[str] = []
@@ -93,5 +99,6 @@ def arm_state(study: StudyView, arm: ArmView) -> tuple[str, str]:
     parts += [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
     if counts["new"] == len(cells):
         return "new", "not started"
-    worst = next(s for s in ("failed", "running", "interrupted", "stopped", "new") if counts[s])
+    order: list[CellState] = ["failed", "running", "interrupted", "stopped", "new"]
+    worst = next(state for state in order if counts[state])
     return worst, ", ".join(parts)

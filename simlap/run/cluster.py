@@ -84,13 +84,16 @@ def connect(address: str | None) -> list[Node]:
     if not ray.is_initialized():
         try:
             ray.init(
-                address=address,
+                address=address or "local",  # never a cluster that happens to be around
+                runtime_env={"env_vars": _ENVIRONMENT} if address else None,
                 num_cpus=None if address else len(os.sched_getaffinity(0)),
                 include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
+            if address is None:
+                raise UserError(f"Ray does not start on this machine: {error}") from error
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
     return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))

@@ -23,8 +23,11 @@ def train_worker(task: dict[str, Any]) -> None:
     world = World.current(ray.train.torch.get_device())
     group = ray.util.get_current_placement_group()
     placement_group = group.id.hex() if group is not None else ""
-    cell = CellTask(**task)
-    for progress in run_cell(cell, world, stop_requested(cell, world)):
+    cell = CellTask(**task["cell"])
+    # told before the first epoch: a driver that dies must not leave the group's CPUs taken
+    ray.train.report({"placement_group": placement_group})
+    stop = stop_requested(cell, world) if task["stoppable"] else lambda: False
+    for progress in run_cell(cell, world, stop):
         ray.train.report(
             {
                 "cell_id": cell.cell_id,
@@ -36,11 +39,16 @@ def train_worker(task: dict[str, Any]) -> None:
         )
 
 
-def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ()) -> ray.train.torch.TorchTrainer:
-    """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused."""
+def trainer(
+    task: CellTask, resources: Resources, callbacks: Sequence[Any] = (), *, stoppable: bool = False
+) -> ray.train.torch.TorchTrainer:
+    """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused.
+
+    `stoppable`: the workers look for a stop request in the run directory.
+    """
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config=asdict(task),
+        train_loop_config={"cell": asdict(task), "stoppable": stoppable},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,

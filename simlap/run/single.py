@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from simlap.config import Experiment, cell_id, validate
 from simlap.errors import UserError
-from simlap.record.journal import Journal, cell_storage, next_attempt, read_cell
+from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.mlflow import project_run
 from simlap.record.provenance import collect
 from simlap.record.ship import ShipReport
@@ -61,11 +61,12 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
 
     folder = cell_storage(run.storage, run.task.cell_id)
     folder.delete(STOP_REQUEST)
+    attempt = next_attempt(folder)
     errors: list[Exception] = []
 
     def fit() -> None:
         try:
-            trainer(run.task, run.experiment.resources).fit()
+            trainer(run.task, run.experiment.resources, stoppable=True).fit()
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
 
@@ -74,17 +75,20 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     thread.start()
     seen = run.view.epoch
     asked = False
-    while thread.is_alive():
-        try:
-            thread.join(POLL_S)
-            seen = _announce(run, seen, on_epoch)
-        except KeyboardInterrupt:
-            if asked:
-                raise
-            asked = True
-            folder.write(STOP_REQUEST, b"")
+    try:
+        while thread.is_alive():
+            try:
+                thread.join(POLL_S)
+                seen = _announce(run, seen, on_epoch)
+            except KeyboardInterrupt:
+                if asked:
+                    raise
+                asked = True
+                folder.write(STOP_REQUEST, b"")
+    finally:
+        folder.delete(STOP_REQUEST)
     _announce(run, seen, on_epoch)
-    return _after(run, folder, errors)
+    return _after(run, folder, attempt, errors)
 
 
 def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> int:
@@ -95,14 +99,15 @@ def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None])
     return seen
 
 
-def _after(run: PreparedRun, folder: Storage, errors: list[Exception]) -> CellView:
+def _after(run: PreparedRun, folder: Storage, attempt: int, errors: list[Exception]) -> CellView:
     view = read_cell(run.storage, run.task.cell_id)
-    if view.state == "running":
-        # the workers died without a word: the journal has no end yet
+    newest = next_attempt(folder) - 1
+    if view.state == "running" or (errors and newest < attempt):
+        # the workers died without a word, or never started
         text = str(errors[0]).strip() if errors else "the worker group ended without a result"
         reason = text.splitlines()[-1]
-        attempt = max(1, next_attempt(folder) - 1)
-        Journal(folder, writer="driver", attempt=attempt).end("failed", view.epoch, reason=reason, error=text)
+        config = run.task.experiment
+        end_for_worker(folder, config, "failed", attempt=attempt, epoch=view.epoch, reason=reason, error=text)
         view = read_cell(run.storage, run.task.cell_id)
     return view
 

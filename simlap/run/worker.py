@@ -45,20 +45,28 @@ class CellTask:
         return validate(Experiment, self.experiment, file=f"cell {self.cell_id}")
 
 
+class SupersededError(RuntimeError):
+    """A later attempt at the same cell has started; this one must not write any more."""
+
+
 class _CellReporter:
     """Writes the journal and collects evaluations; on rank 0 only."""
 
-    def __init__(self, journal: Journal | None) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal | None, provenance: dict[str, Any]) -> None:
+        self.journal, self.provenance = journal, provenance
         self.evaluations: dict[str, dict[str, float]] = {}
 
     def start(self, epoch: int, step: int) -> None:
         if self.journal:
-            self.journal.start(epoch, step)
+            self.journal.start(epoch, step, self.provenance)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        if self.journal:
-            self.journal.epoch(epoch, metrics)
+        if not self.journal:
+            return
+        newest = next_attempt(self.journal.cell) - 1
+        if newest > self.journal.attempt:
+            raise SupersededError(f"attempt {newest} has taken over from attempt {self.journal.attempt}")
+        self.journal.epoch(epoch, metrics)
 
     def evaluated(self, evaluation_id: str, metrics: dict[str, float]) -> None:
         self.evaluations[evaluation_id] = metrics
@@ -90,12 +98,15 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     cell = cell_storage(Storage(task.storage), task.cell_id)
     attempt = next_attempt(cell)
     journal = None
+    result = read_result(cell)
+    earlier = result or {"evaluations": {}, "metrics": {}}
+    provenance = {**task.provenance, "device": _device(world), "world_size": world.size}
     if world.rank == 0:
         journal = Journal(cell, writer=f"{socket.gethostname()}.{os.getpid()}", attempt=attempt)
-        cell.write("config.yaml", yaml.dump(task.experiment).encode())
-        cell.write_json("provenance.json", {**task.provenance, "device": _device(world), "world_size": world.size})
-    reporter = _CellReporter(journal)
-    earlier = read_result(cell) or {"evaluations": {}, "metrics": {}}
+        if result is None:  # what only evaluates a finished run does not change where its weights came from
+            cell.write("config.yaml", yaml.dump(task.experiment).encode())
+            cell.write_json("provenance.json", provenance)
+    reporter = _CellReporter(journal, provenance)
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json())

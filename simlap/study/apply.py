@@ -82,10 +82,11 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
 
 def _execute(plan: Plan, folder: Storage, slots: int, console: Console) -> bool:
     # Tune is slow to import, and a study with nothing to do has no use for it
-    from simlap.study.execute import execute
+    from simlap.study.execute import execute, settle
     from simlap.study.progress import Progress
     from simlap.study.schedule import build_scheduler
 
+    settle(plan)
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots)
     with Progress(plan, console, slots=slots) as progress:

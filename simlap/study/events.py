@@ -32,11 +32,11 @@ def read_events(study: Storage) -> list[dict[str, Any]]:
     ]
 
 
-def stopped_cells(events: list[dict[str, Any]]) -> dict[str, str]:
-    """Cells that this study's scheduler stopped and has not started again since: cell id -> reason."""
+def stopped_cells(events: list[dict[str, Any]], scheduler: dict[str, Any]) -> dict[str, str]:
+    """Cells that this study's scheduler, with these settings, stopped and has not started again since: id -> reason."""
     stopped: dict[str, str] = {}
     for event in events:
-        if event["type"] == "cell_stopped":
+        if event["type"] == "cell_stopped" and event["scheduler"] == scheduler:
             stopped[event["cell_id"]] = event["reason"]
         elif event["type"] in ("cell_started", "cell_done"):
             stopped.pop(event["cell_id"], None)

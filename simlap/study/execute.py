@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,10 +20,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.config.schema import Resources
-from simlap.record.journal import Journal, cell_storage, next_attempt, read_cell
+from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.provenance import collect
+from simlap.record.view import CellState
 from simlap.run.launch import trainer
 from simlap.run.worker import CellTask, run_cell
+from simlap.storage import Storage
 from simlap.study.events import EventLog
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
@@ -84,13 +89,16 @@ class _StudyCallback(tune.Callback):
         self.plan, self.progress, self.events, self.scheduler = plan, progress, events, scheduler
         self.cells = {cell.cell_id: cell for cell in plan.cells}
         self.placement_groups: dict[str, str] = {}
+        self.attempts = {cell.cell_id: next_attempt(self._folder(cell)) for cell in plan.pending}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks; nothing of this one is ever restored
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         cell = self._cell(trial)
-        self.events.write("cell_started", cell_id=cell.cell_id, arm=cell.arm.name, seed=cell.seed)
+        self._persist(
+            lambda: self.events.write("cell_started", cell_id=cell.cell_id, arm=cell.arm.name, seed=cell.seed)
+        )
         self.progress.started(cell.cell_id)
 
     def on_trial_result(
@@ -105,37 +113,65 @@ class _StudyCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         cell = self._cell(trial)
         self._reap(trial)
-        epoch = (trial.last_result or {}).get("epoch", 0)
+        view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
         reasons = self.scheduler.reasons if isinstance(self.scheduler, ProtectedAsha) else {}
         reason = reasons.get(cell.cell_id)
-        if reason is not None and epoch < cell.experiment.train.epochs:
-            self._end(cell, "stopped", epoch, reason)
-            self.events.write("cell_stopped", cell_id=cell.cell_id, arm=cell.arm.name, epoch=epoch, reason=reason)
-            self.progress.ended(cell.cell_id, "stopped")
-        elif epoch == cell.experiment.train.epochs:
-            self.events.write("cell_done", cell_id=cell.cell_id, arm=cell.arm.name, epoch=epoch)
+        if view.state == "done":
+            self._persist(
+                lambda: self.events.write("cell_done", cell_id=cell.cell_id, arm=cell.arm.name, epoch=view.epoch)
+            )
             self.progress.ended(cell.cell_id, "done")
+        elif reason is not None:
+            # the decision first: should this process die here, the next launch writes the end (`settle`)
+            settings = self.plan.study.spec.scheduler.model_dump()
+            fields = {"cell_id": cell.cell_id, "arm": cell.arm.name, "epoch": view.epoch, "reason": reason}
+            self._persist(lambda: self.events.write("cell_stopped", scheduler=settings, **fields))
+            self._persist(lambda: self._end(cell, "stopped", view.epoch, reason))
+            self.progress.ended(cell.cell_id, "stopped")
+        else:
+            # Tune was told to stop: the cell goes on with the next launch
+            self.progress.ended(cell.cell_id, "interrupted")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         cell = self._cell(trial)
         self._reap(trial)
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
+        if view.state == "done":  # it had written its result; what failed came later
+            self.on_trial_complete(iteration, trials, trial)
+            return
         reason = view.reason
-        if view.state != "failed":
+        if view.state != "failed" or next_attempt(self._folder(cell)) == self.attempts[cell.cell_id]:
             # the process died without a word: the journal has no end yet
-            lines = str(trial.get_error() or "the process died").strip().splitlines()
-            reason = lines[-1]
-            self._end(cell, "failed", view.epoch, reason)
-        self.events.write("cell_failed", cell_id=cell.cell_id, arm=cell.arm.name, reason=reason)
+            text = _error_text(trial)
+            reason = text.splitlines()[-1]
+            self._persist(lambda: self._end(cell, "failed", view.epoch, text.splitlines()[-1], text))
+        fields = {"cell_id": cell.cell_id, "arm": cell.arm.name, "reason": reason}
+        self._persist(lambda: self.events.write("cell_failed", **fields))
         self.progress.ended(cell.cell_id, "failed", reason or "")
 
     def _cell(self, trial: Trial) -> PlannedCell:
         return self.cells[trial.config["cell"]["cell_id"]]
 
-    def _end(self, cell: PlannedCell, state: Any, epoch: int, reason: str) -> None:
-        folder = cell_storage(self.plan.storage, cell.cell_id)
-        attempt = max(1, next_attempt(folder) - 1)
-        Journal(folder, writer="driver", attempt=attempt).end(state, epoch, reason=reason, error=reason)
+    def _folder(self, cell: PlannedCell) -> Storage:
+        return cell_storage(self.plan.storage, cell.cell_id)
+
+    def _end(self, cell: PlannedCell, state: CellState, epoch: int, reason: str, error: str | None = None) -> None:
+        config = cell.experiment.model_dump(mode="json")
+        attempt = self.attempts[cell.cell_id]
+        end_for_worker(self._folder(cell), config, state, attempt=attempt, epoch=epoch, reason=reason, error=error)
+
+    @staticmethod
+    def _persist(write: Callable[[], None]) -> None:
+        """A storage that hiccups must not end the study: Tune would kill every running cell."""
+        for pause in (0.5, 2.0, None):
+            try:
+                write()
+                return
+            except OSError:
+                if pause is None:
+                    _log.exception("the study's log could not be written; the next launch makes up for it")
+                    return
+                time.sleep(pause)
 
     def _reap(self, trial: Trial) -> None:
         """Free the CPUs of a worker group whose driver Tune has ended: Train's own cleaner needs the dashboard."""
@@ -152,18 +188,30 @@ def execute(plan: Plan, *, slots: int, scheduler: TrialScheduler, progress: Prog
     """Run every pending cell. Returns False where the user interrupted. One failing cell does not stop the others."""
     resources = plan.study.base.resources
     metric = plan.study.spec.metric.name
-    provenance = {**collect(), "data_fingerprint": plan.fingerprint}
+    provenance = collect()
     cells = [
         {
             "cell_id": cell.cell_id,
             "protected": cell.arm.protected,
             "metric": metric,
-            "last": cell.view.metric_at(metric, cell.view.epoch),
+            "last": next(
+                (
+                    r.metrics[metric]
+                    for r in reversed(cell.view.rows)
+                    if r.epoch <= cell.view.durable_epoch and metric in r.metrics
+                ),
+                None,
+            ),
             "epochs": cell.experiment.train.epochs,
             "gpus": resources.gpus_per_worker,
             "resources": resources.model_dump(),
             "task": asdict(
-                CellTask(cell.cell_id, cell.experiment.model_dump(mode="json"), plan.storage.uri, provenance)
+                CellTask(
+                    cell.cell_id,
+                    cell.experiment.model_dump(mode="json"),
+                    plan.storage.uri,
+                    {**provenance, "data_fingerprint": cell.fingerprint},
+                )
             ),
         }
         for cell in plan.pending
@@ -197,9 +245,31 @@ def execute(plan: Plan, *, slots: int, scheduler: TrialScheduler, progress: Prog
                 else None,
             ),
         )
-        tuner.fit()
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            tuner.fit()
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Tune leaves its own behind
     finished = {"done", "stopped", "failed"}
     return all(cell.state in finished for cell in progress.cells.values())
+
+
+def settle(plan: Plan) -> None:
+    """Write the ends that an earlier launch decided on and did not live to write."""
+    for cell in plan.cells:
+        if cell.action == "stopped" and cell.view.state != "stopped":
+            folder = cell_storage(plan.storage, cell.cell_id)
+            config = cell.experiment.model_dump(mode="json")
+            reason = "stopped by the scheduler in an earlier launch"
+            end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.view.epoch, reason=reason)
+
+
+def _error_text(trial: Trial) -> str:
+    # `trial.get_error()` reads a copy that Tune has not made yet
+    file = Path(trial.error_file) if trial.error_file else None
+    if file is not None and file.exists():
+        return file.read_text().strip() or "the process died"
+    return "the process died"
 
 
 def _head_resource() -> str:

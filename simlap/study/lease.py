@@ -5,16 +5,21 @@ Clocks are never compared: a reader watches whether the counter changes.
 
 from __future__ import annotations
 
-import os
+import logging
 import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import psutil
 
 from simlap.errors import UserError
 from simlap.storage import Storage
 
+_log = logging.getLogger("simlap.study")
 BEAT_S = 1.0
 POLLS = 6
 
@@ -44,6 +49,9 @@ class Lease:
                         "wait for it, or stop it first"
                     )
         self._beat()
+        time.sleep(self.beat_s)
+        if (now := self._read()) is None or now["token"] != self.token:
+            raise UserError(f"study {self.study.describe()}: another launch started at the same moment; try again")
         self._thread.start()
         return self
 
@@ -56,33 +64,53 @@ class Lease:
         if held and held["token"] == self.token:
             self.study.delete("lease.json")
 
-    def _read(self) -> dict[str, object] | None:
+    def _read(self) -> dict[str, Any] | None:
         try:
-            lease: dict[str, object] = self.study.read_json("lease.json")
+            lease: dict[str, Any] = self.study.read_json("lease.json")
         except FileNotFoundError:
             return None
         return lease
 
     def _beat(self) -> None:
         self._counter += 1
+        me = psutil.Process()
         self.study.write_json(
             "lease.json",
-            {"token": self.token, "counter": self._counter, "host": socket.gethostname(), "pid": os.getpid()},
+            {
+                "token": self.token,
+                "counter": self._counter,
+                "host": socket.gethostname(),
+                "pid": me.pid,
+                "machine": _machine(),
+                "process_started": me.create_time(),
+            },
         )
 
     def _run(self) -> None:
         while not self._stop.wait(self.beat_s):
-            self._beat()
+            try:
+                held = self._read()
+                if held is not None and held["token"] != self.token:
+                    _log.error("study %s was taken over by process %s", self.study.describe(), held["pid"])
+                    return
+                self._beat()
+            except OSError as error:
+                _log.warning("the lease of %s could not be renewed, trying again: %s", self.study.describe(), error)
 
     @staticmethod
-    def _dead(held: dict[str, object]) -> bool:
-        """True where the holder was a process of this machine that is gone."""
-        if held["host"] != socket.gethostname():
+    def _dead(held: dict[str, Any]) -> bool:
+        """True where the holder was a process of this machine (and container) that is gone."""
+        if held.get("machine") != _machine():
             return False
         try:
-            os.kill(int(str(held["pid"])), 0)
-        except ProcessLookupError:
+            return bool(psutil.Process(held["pid"]).create_time() != held["process_started"])
+        except psutil.NoSuchProcess:
             return True
-        except PermissionError:
-            return False
-        return False
+
+
+def _machine() -> str:
+    """This boot of this machine, and the namespace in which process numbers mean something."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    parts = [socket.gethostname(), boot.read_text().strip() if boot.exists() else str(psutil.boot_time())]
+    return " ".join([*parts, str(namespace.readlink())] if namespace.is_symlink() else parts)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from simlap.config import Experiment, cell_id, evaluation_id
 from simlap.data.splits import DataInfo
+from simlap.errors import ConfigError
 from simlap.record.journal import cell_storage, now_ms, read_cell, read_result
 from simlap.record.provenance import collect
 from simlap.record.view import CellView
 from simlap.storage import Storage
 from simlap.study.events import read_events, stopped_cells
-from simlap.study.spec import Arm, Study
+from simlap.study.spec import Arm, Asha, Study
 from simlap.train.check import check_experiment
 
 SCHEMA_VERSION = 1
@@ -33,6 +36,8 @@ class PlannedCell:
     experiment: Experiment
     action: Action
     view: CellView
+    fingerprint: str
+    """Of its dataset."""
 
     @property
     def pending(self) -> bool:
@@ -52,7 +57,6 @@ class Plan:
     cells: list[PlannedCell]
     removed: list[str]
     """Arms that an earlier version of the file had."""
-    fingerprint: str
 
     @property
     def pending(self) -> list[PlannedCell]:
@@ -87,8 +91,8 @@ class Plan:
             "scheduler": spec.scheduler.kind,
             "claims": [],
             "validation": self.study.base.data.validation != "none",
-            "command": f"simlap ablate {self.study.path}",
-            "provenance": {**collect(), "data_fingerprint": self.fingerprint},
+            "command": shlex.join(["simlap", *sys.argv[1:]]),
+            "provenance": {**collect(), "data_fingerprint": self.cells[0].fingerprint},
             "text": self.study.text,
             "arms": [
                 {
@@ -107,17 +111,26 @@ def make_plan(study: Study, storage: Storage) -> Plan:
     """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
     folder = storage.child("studies", study.name)
     inspected: dict[str, DataInfo] = {}
-    stopped = stopped_cells(read_events(folder))
+    scheduler = study.spec.scheduler
+    stopped = stopped_cells(read_events(folder), scheduler.model_dump()) if isinstance(scheduler, Asha) else {}
+    seen: dict[str, str] = {}
     cells = []
     for seed in study.spec.seed_list():
         for arm in study.arms:
             info = check_experiment(arm.experiment, file=f"{study.path}: arm {arm.name}", inspected=inspected)
             experiment = arm.experiment.model_copy(update={"seed": seed, "name": f"{study.name}/{arm.name}"})
             identity = cell_id(experiment, info.fingerprint)
+            if identity in seen:
+                raise ConfigError(
+                    f"is the same experiment as arm {seen[identity]!r}: its factors change nothing that training depends on",
+                    file=str(study.path),
+                    key=f"arm {arm.name}",
+                )
+            seen[identity] = arm.name
             view = read_cell(storage, identity, seed=seed)
             action = _action(storage, experiment, view, stopped, protected=arm.protected)
-            cells.append(PlannedCell(identity, seed, arm, experiment, action, view))
-    return Plan(study, storage, cells, _removed(study, folder), next(iter(inspected.values())).fingerprint)
+            cells.append(PlannedCell(identity, seed, arm, experiment, action, view, info.fingerprint))
+    return Plan(study, storage, cells, _removed(study, folder))
 
 
 def _action(

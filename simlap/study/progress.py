@@ -96,7 +96,7 @@ class Progress:
             epochs = sorted(cell.epoch for cell in arm.cells)
             values = [cell.value for cell in arm.cells if cell.value is not None]
             table.add_row(
-                arm.name,
+                Text(arm.name),
                 f"{count['done']}/{len(arm.cells)}" + (f" [red]{count['failed']} failed[/]" if count["failed"] else ""),
                 str(count["running"] or ""),
                 str(count["stopped"] or ""),

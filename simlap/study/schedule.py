@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,18 +26,28 @@ class ProtectedAsha(AsyncHyperBandScheduler):
             reduction_factor=asha.reduction_factor,
         )
         self._name, self._sign = metric, 1.0 if mode == "max" else -1.0
+        self._undecided: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, str] = {}
         """Cell id -> why it was stopped."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        # decisions are kept by cell, not by trial: a resumed cell is a new trial
-        self._known_as_cell(trial)
-        decision: str = super().on_trial_result(tune_controller, _as_cell(trial), result)
-        if decision == TrialScheduler.STOP and trial.config["cell"]["protected"]:
+        cell = trial.config["cell"]
+        if "epoch" not in result or self._name not in result:
             return str(TrialScheduler.CONTINUE)
-        if decision == TrialScheduler.STOP:
-            self.reasons[trial.config["cell"]["cell_id"]] = self._reason(result)
-        return decision
+        # decisions are kept by cell, not by trial: a resumed cell is a new trial
+        shadow = SimpleNamespace(trial_id=cell["cell_id"])
+        self._trial_info.setdefault(cell["cell_id"], self._brackets[0])
+        reports = [result]
+        if cell["cell_id"] in self._undecided:
+            reports.insert(0, self._undecided.pop(cell["cell_id"]))
+        for report in reports:
+            decision: str = super().on_trial_result(tune_controller, shadow, report)  # type: ignore[arg-type]
+            # a cell at its last epoch ends by itself, after its evaluation on the test set
+            at_end = report["epoch"] >= cell["epochs"]
+            if decision == TrialScheduler.STOP and not cell["protected"] and not at_end:
+                self.reasons[cell["cell_id"]] = self._reason(report)
+                return decision
+        return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The end of a cell is no rung: its rungs were met on the way."""
@@ -49,19 +58,31 @@ class ProtectedAsha(AsyncHyperBandScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A removed cell keeps the rungs it reached."""
 
-    def prefill(self, cell_id: str, epoch_values: Iterable[tuple[int, float]]) -> None:
-        """Put an earlier launch's values into the rungs, as `on_trial_result` would have."""
-        values = dict(epoch_values)
+    def prefill(self, cell_id: str, reached: int, values: dict[int, float], *, pending: bool) -> None:
+        """Put an earlier launch's values into the rungs, as `on_trial_result` would have.
+
+        A pending cell that stands exactly at a rung may have died before its decision: that is made up for when it
+        reports again.
+
+        Args:
+            cell_id: of the cell.
+            reached: finished epochs.
+            values: the metric by epoch, where it was measured.
+            pending: whether the cell goes on.
+        """
         for milestone, recorded in self._brackets[0]._rungs:
-            if milestone in values:
-                recorded[cell_id] = self._sign * values[int(milestone)]
+            known = [epoch for epoch in values if epoch <= milestone]
+            if reached < milestone or not known:
+                continue
+            value = values[max(known)]  # between two measurements Tune carries the last value on
+            if pending and reached == milestone:
+                self._undecided[cell_id] = {"epoch": reached, self._name: value}
+            else:
+                recorded[cell_id] = self._sign * value
 
     def rungs(self) -> dict[int, dict[str, float]]:
         """Epoch -> cell id -> value."""
         return {int(m): {c: self._sign * v for c, v in r.items()} for m, r in self._brackets[0]._rungs}
-
-    def _known_as_cell(self, trial: Trial) -> None:
-        self._trial_info.setdefault(trial.config["cell"]["cell_id"], self._brackets[0])
 
     def _reason(self, result: dict[str, Any]) -> str:
         bracket = self._brackets[0]
@@ -70,10 +91,6 @@ class ProtectedAsha(AsyncHyperBandScheduler):
             f"asha: {self._name} {result[self._name]:.4f} at epoch {milestone} is not among the best "
             f"1/{bracket.rf:g} of {len(recorded)} cells"
         )
-
-
-def _as_cell(trial: Trial) -> Any:
-    return SimpleNamespace(trial_id=trial.config["cell"]["cell_id"])
 
 
 def build_scheduler(plan: Plan) -> TrialScheduler:
@@ -89,7 +106,6 @@ def build_scheduler(plan: Plan) -> TrialScheduler:
     )
     for cell in plan.cells:
         name = spec.metric.name
-        scheduler.prefill(
-            cell.cell_id, ((row.epoch, row.metrics[name]) for row in cell.view.rows if name in row.metrics)
-        )
+        values = {row.epoch: row.metrics[name] for row in cell.view.rows if name in row.metrics}
+        scheduler.prefill(cell.cell_id, cell.view.epoch, values, pending=cell.pending)
     return scheduler

@@ -68,7 +68,7 @@ class CheckpointStore:
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         self.storage.write_json(f"{path}/manifest.json", {"schema_version": SCHEMA_VERSION, "sha256": sums})
         complete = [name for name in self.names() if self.storage.exists(f"{name}/manifest.json")]
-        for old in set(self.names()) - set(complete[: self.keep]):
+        for old in set(self.names()) - set(complete[: self.keep]) - {path}:
             self.storage.delete(old)
         return _placed(checkpoint, path, sums["model.safetensors"])
 

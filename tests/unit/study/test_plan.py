@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from simlap.config import yaml
-from simlap.errors import DataError
+from simlap.errors import ConfigError, DataError
 from simlap.record.journal import Journal, cell_storage
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
@@ -23,6 +23,7 @@ base: base.yaml
 factors: {filter: {path: method.gate.kind, levels: [gumbel, open]}}
 baseline: {filter: gumbel}
 seeds: 1
+scheduler: {kind: asha, grace_epochs: 1}
 """
 
 
@@ -90,8 +91,11 @@ def test_a_cell_that_this_study_stopped_stays_stopped_unless_protected(tmp_path:
     Journal(cell_storage(made.storage, cell.cell_id), writer="driver", attempt=1).end("stopped", 1, reason="asha")
     assert actions(plan(tmp_path)) == ["new", "resume"], "another study stopped it, this one needs it further"
     events = EventLog(made.storage.child("studies", "small"))
-    events.write("cell_stopped", cell_id=cell.cell_id, reason="asha")
+    events.write("cell_stopped", cell_id=cell.cell_id, reason="asha", scheduler=made.study.spec.scheduler.model_dump())
     assert actions(plan(tmp_path)) == ["new", "stopped"]
+    for other in ("{kind: none}", "{kind: asha, grace_epochs: 2}"):
+        text = STUDY.replace("{kind: asha, grace_epochs: 1}", other)
+        assert actions(plan(tmp_path, text)) == ["new", "resume"], "another scheduler has not stopped it"
     assert actions(plan(tmp_path, STUDY + "protect: [{filter: open}]\n")) == ["new", "resume"]
 
 
@@ -103,3 +107,13 @@ def test_removed_arms_are_named(tmp_path: Path) -> None:
 def test_the_batch_is_checked_against_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="batch"):
         plan(tmp_path, train={"epochs": 1, "batch_size": 5000})
+
+
+def test_arms_that_are_the_same_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="same experiment as arm 'filter=gumbel'"):
+        plan(
+            tmp_path,
+            STUDY.replace(
+                "path: method.gate.kind, levels: [gumbel, open]", "path: checkpoint.keep, levels: {gumbel: 2, open: 3}"
+            ),
+        )

@@ -21,7 +21,9 @@ def scheduler(mode: str = "max") -> ProtectedAsha:
 
 
 def trial(name: str, *, protected: bool = False) -> Any:
-    return SimpleNamespace(trial_id=f"trial-{name}", config={"cell": {"cell_id": name, "protected": protected}})
+    return SimpleNamespace(
+        trial_id=f"trial-{name}", config={"cell": {"cell_id": name, "protected": protected, "epochs": 9}}
+    )
 
 
 def report(asha: AsyncHyperBandScheduler, which: Any, epoch: int, value: float) -> str:
@@ -69,20 +71,39 @@ def test_rungs_rebuilt_from_the_journal_are_those_of_one_launch(mode: str) -> No
             report(whole, trial(name, protected=True), epoch, value)
     rebuilt = scheduler(mode)
     for name, curve in values.items():
-        rebuilt.prefill(name, enumerate(curve, start=1))
+        rebuilt.prefill(name, 9, dict(enumerate(curve, start=1)), pending=False)
     assert rebuilt.rungs() == whole.rungs()
 
 
 def test_a_resumed_cell_is_judged_at_rungs_it_had_not_reached() -> None:
     asha = scheduler()
     for name in ("a", "b", "c"):
-        asha.prefill(name, [(1, 0.9), (2, 0.9), (3, 0.9)])
-    asha.prefill("late", [(1, 0.95)])
-    assert report(asha, trial("late"), 2, 0.1) == TrialScheduler.CONTINUE
+        asha.prefill(name, 3, {1: 0.9, 2: 0.9, 3: 0.9}, pending=False)
+    asha.prefill("late", 2, {1: 0.95, 2: 0.95}, pending=True)
     assert report(asha, trial("late"), 3, 0.1) == TrialScheduler.STOP
 
 
-def test_reaching_the_last_epoch_is_an_end_and_not_a_stop() -> None:
+def test_a_cell_that_died_before_its_decision_gets_it_when_it_reports_again() -> None:
     asha = scheduler()
-    assert report(asha, trial("a"), 9, 0.5) == TrialScheduler.CONTINUE
+    for name in ("a", "b", "c"):
+        asha.prefill(name, 2, {1: 0.9, 2: 0.9}, pending=False)
+    asha.prefill("killed", 1, {1: 0.1}, pending=True)
+    assert report(asha, trial("killed"), 2, 0.99) == TrialScheduler.STOP, "judged by what it had at the rung"
+    assert "m 0.1000 at epoch 1" in asha.reasons["killed"]
+    assert asha.rungs()[1]["killed"] == 0.1
+
+
+def test_between_two_measurements_the_last_value_counts() -> None:
+    asha = scheduler()
+    asha.prefill("a", 4, {2: 0.5, 4: 0.7}, pending=False)
+    assert asha.rungs() == {1: {}, 3: {"a": 0.5}, 9: {}}
+
+
+def test_reaching_the_last_epoch_is_an_end_and_not_a_stop() -> None:
+    """The last epoch may be a rung; a cell there has its evaluation still to come."""
+    asha = scheduler()
+    for name in ("a", "b", "c"):
+        assert report(asha, trial(name), 9, 0.9) == TrialScheduler.CONTINUE
+    assert report(asha, trial("worst"), 9, 0.1) == TrialScheduler.CONTINUE
+    assert asha.rungs()[9]["worst"] == 0.1
     assert asha.reasons == {}

@@ -1,0 +1,136 @@
+"""The sentences and the notices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from simlap.record.view import EpochRow, StudyView
+from simlap.report import build
+from simlap.report.words import decimals_for, p_text, unit_of
+from tests.unit.report import factory
+
+OFF = "filter=off,pairs=distinct"
+
+
+def texts(view: StudyView) -> list[str]:
+    return [s.text for s in build(view).sentences]
+
+
+def test_a_clear_difference_names_levels_size_and_certainty() -> None:
+    report = build(factory.study())
+    effect = next(e for e in report.effects if e.factor == "filter" and e.at == {"pairs": "distinct"})
+    test = effect.comparison.paired
+    assert test is not None
+    assert test.half_width is not None
+    size, half = f"{-100 * test.mean:.1f}", f"{100 * test.half_width:.1f}"
+    expected = (
+        f"With pairs=distinct, filter off is worse than filter on by {size} ± {half} points "
+        "(95% CI, paired over 5 seeds, p < 0.001)."
+    )
+    assert expected in texts(factory.study())
+
+
+def test_no_clear_difference_is_called_so() -> None:
+    found = [s for s in build(factory.study()).sentences if s.text.startswith("With pairs=identical, filter off")]
+    assert len(found) == 1
+    assert found[0].verdict == "same"
+    assert "is not distinguishable from filter on (" in found[0].text
+
+
+def test_smaller_is_better_where_the_mode_says_so() -> None:
+    up = {s.text.split(",")[0]: s.verdict for s in build(factory.study()).sentences if "filter off" in s.text}
+    down = {
+        s.text.split(",")[0]: s.verdict for s in build(factory.study(mode="min")).sentences if "filter off" in s.text
+    }
+    assert up["With pairs=distinct"] == "worse"
+    assert down["With pairs=distinct"] == "better"
+
+
+def test_an_early_stop_is_said_with_epoch_and_split() -> None:
+    found = next(t for t in texts(factory.mixed()) if t.startswith("With pairs=distinct, filter off"))
+    assert "filter off stopped early, compared at epoch 5 on validation: filter off is worse than filter on" in found
+    found = next(t for t in texts(factory.mixed()) if t.startswith("With pairs=arbitrary, filter off"))
+    assert "filter off not finished (1 failed), compared at epoch 9 on validation" in found
+
+
+def test_one_seed_gives_no_verdict() -> None:
+    report = build(factory.study(seeds=[0]))
+    assert {s.verdict for s in report.sentences} == {"open"}
+    assert all("no interval" in s.text for s in report.sentences)
+    assert any("Only one seed" in n.text for n in report.notices)
+
+
+def test_nothing_to_compare_yet_is_said_with_the_reason() -> None:
+    view = factory.stop(factory.study(), OFF, dict.fromkeys(factory.SEEDS, 0), "new")
+    found = next(s for s in build(view).sentences if s.text.startswith("With pairs=distinct, filter off"))
+    assert found.verdict == "open"
+    assert "cannot be compared" in found.text
+    assert "has not finished an epoch yet" in found.text
+
+
+def test_a_finished_study_has_no_notices() -> None:
+    assert build(factory.study()).notices == []
+
+
+def test_notices_of_a_mixed_study() -> None:
+    found = build(factory.mixed()).notices
+    failure = next(n for n in found if n.kind == "failure")
+    assert "filter=off,pairs=arbitrary, seed 3, failed after epoch 9" in failure.text
+    assert "RuntimeError" in failure.detail
+    assert any("3 of 6 arms" in n.text and f"{OFF}: stopped at 5–8" in n.detail for n in found)
+    assert any("optimistic" in n.text for n in found)
+
+
+def test_divergence_is_said() -> None:
+    view = factory.study()
+    cell = next(a for a in view.arms if a.name == OFF).cells[2]
+    rows = [*cell.rows[:-1], EpochRow(15, 0, {"val/probe_top1": float("inf")})]
+    found = build(factory.with_cells(view, OFF, {2: replace(cell, rows=rows)})).notices
+    assert any("diverged" in n.text and "seed 2 from epoch 15" in n.detail for n in found)
+
+
+def test_different_code_is_said() -> None:
+    view = factory.study()
+    cell = next(a for a in view.arms if a.name == OFF).cells[2]
+    marked = [replace(cell, provenance={"git": {"commit": c}}, seed=s) for c, s in (("aaa", 2), ("bbb", 3))]
+    found = build(factory.with_cells(view, OFF, {c.seed: c for c in marked})).notices
+    assert any("2 versions of the code" in n.text and "aaa" in n.detail for n in found)
+
+
+@pytest.mark.parametrize(
+    ("p", "text", "bare"),
+    [
+        (0.0, "p < 0.001", "< 0.001"),
+        (0.012, "p = 0.012", "0.012"),
+        (1.0, "p = 1", "1"),
+        (0.9999, "p = 1", "1"),
+        (None, "", ""),
+    ],
+)
+def test_p_values(p: float | None, text: str, bare: str) -> None:
+    assert p_text(p) == text
+    assert p_text(p, bare=True) == bare
+
+
+@pytest.mark.parametrize(
+    ("metric", "noise", "value", "decimals"),
+    [
+        ("test/probe_top1", 0.008, 0.969, 1),
+        ("test/probe_top1", 0.0008, 0.969, 2),
+        ("test/probe_top1", 0.04, 0.969, 1),
+        ("test/probe_top1", None, 0.969, 1),
+        ("test/probe_top1", 0.0, 0.969, 1),
+        ("val/probe_loss", 0.012, 0.693, 3),
+        ("val/probe_loss", None, 0.693, 4),
+        ("val/probe_loss", 50.0, 2000.0, 0),
+    ],
+)
+def test_decimals_follow_the_noise(metric: str, noise: float | None, value: float, decimals: int) -> None:
+    assert decimals_for(unit_of(metric), noise, value) == decimals
+
+
+def test_no_minus_zero() -> None:
+    assert unit_of("test/probe_top1").number(-0.0001, 1, sign=True) == "0.0"
+    assert unit_of("test/probe_top1").number(-0.071, 1, sign=True) == "-7.1"
