@@ -1,9 +1,9 @@
 """Keyed random draws: every draw is a function of what it is for, never of what was drawn before.
 
 Two forms. `generator(seed, "pairs", epoch, step)` is an ordinary torch generator, seeded by a hash of its key.
-`uniform(key, rows, copies, n)` is a counter-based generator (Philox4x32-10, Salmon et al., SC'11) in plain tensor arithmetic: row i
-of the result depends on the key and on the counters of row i only, so a worker that holds some rows of a batch draws what a
-single process would.
+`uniform(key, rows, copies, n)` is a counter-based generator (Philox4x32-10, Salmon et al., SC'11) in plain tensor
+arithmetic: row i of the result depends on the key and on the counters of row i only, so a worker that holds some rows of a
+batch draws what a single process would.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ import re
 import time
 from typing import Any
 
-from simlap.config import yaml
+from pydantic import TypeAdapter
+
+from simlap.config import evaluation_id, yaml
+from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
 from simlap.record.view import ArmView, CellState, CellView, EpochRow, StudyView
 from simlap.storage import Storage
@@ -43,7 +46,10 @@ class Journal:
     def write(self, *rows: dict[str, Any]) -> None:
         """Publish rows as one immutable segment."""
         first = {"schema_version": SCHEMA_VERSION, "attempt": self.attempt}
-        lines = [json.dumps({**(first if i == 0 else {}), "t": now_ms(), **row}) for i, row in enumerate(rows)]
+        lines = [
+            json.dumps({**(first if i == 0 else {}), "t": now_ms(), **row}, allow_nan=False)
+            for i, row in enumerate(rows)
+        ]
         name = f"journal/{self.writer}-{self.attempt:04d}-{self._sequence:05d}.jsonl"
         self.cell.write(name, ("\n".join(lines) + "\n").encode())
         self._sequence += 1
@@ -105,8 +111,17 @@ def read_rows(cell: Storage) -> list[dict[str, Any]]:
     return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])]
 
 
-def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> CellView:
-    """The view of one cell; state `new` where there is nothing."""
+def read_cell(
+    storage: Storage, cell_id: str, *, seed: int | None = None, evaluate: list[dict[str, Any]] | None = None
+) -> CellView:
+    """The view of one cell; state `new` where there is nothing.
+
+    Args:
+        storage: that holds `cells/`.
+        cell_id: of the cell.
+        seed: what to call a cell that is not there.
+        evaluate: the protocols whose results are wanted, as the experiment has them (default: the cell's own config's).
+    """
     cell = cell_storage(storage, cell_id)
     rows = read_rows(cell)
     if not rows:
@@ -132,6 +147,12 @@ def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> Cel
     result = read_result(cell)
     if state == "done" and result is None:
         state = "interrupted"
+    final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}
+    if ordered and result and ordered[-1].epoch == result["epochs"]:
+        # a protocol that came later was measured on the final checkpoint: it belongs to the last epoch
+        last = ordered[-1]
+        added = {name: value for name, value in final.items() if name not in last.metrics and "test/" not in name}
+        ordered[-1] = EpochRow(last.epoch, last.time_ms, {**last.metrics, **added})
     covered = next(
         (
             int(m[1])
@@ -146,7 +167,7 @@ def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> Cel
         state=state,
         rows=ordered,
         durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),
-        result=result["metrics"] if result and state == "done" else {},
+        result={k: v for k, v in final.items() if k.startswith("test/")} if state == "done" else {},
         error=error,
         reason=reason,
         started_ms=rows[0]["t"],
@@ -154,6 +175,14 @@ def read_cell(storage: Storage, cell_id: str, *, seed: int | None = None) -> Cel
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
     )
+
+
+def _evaluated(result: dict[str, Any], evaluate: list[dict[str, Any]]) -> dict[str, float]:
+    """Metrics of the wanted protocols, among all that the final checkpoint was ever evaluated with."""
+    metrics: dict[str, float] = {}
+    for protocol in TypeAdapter(tuple[Evaluation, ...]).validate_json(json.dumps(evaluate)):
+        metrics |= result["evaluations"].get(evaluation_id(protocol, result["checkpoint"]["sha256"]), {})
+    return metrics
 
 
 def read_result(cell: Storage) -> dict[str, Any] | None:
@@ -180,7 +209,10 @@ def read_study(storage: Storage, name: str) -> StudyView:
             levels=arm["levels"],
             protected=arm["protected"],
             is_baseline=arm["baseline"],
-            cells=[read_cell(storage, cell["cell_id"], seed=cell["seed"]) for cell in arm["cells"]],
+            cells=[
+                read_cell(storage, cell["cell_id"], seed=cell["seed"], evaluate=arm["evaluate"])
+                for cell in arm["cells"]
+            ],
         )
         for arm in plan["arms"]
     ]

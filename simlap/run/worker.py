@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 
 from simlap.config import Experiment, validate, yaml
 from simlap.config.schema import Data
-from simlap.data.splits import Splits, load_splits
+from simlap.data.splits import Splits, inspect_data, load_splits
+from simlap.errors import DataError
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore
@@ -95,11 +96,12 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     experiment = task.parsed()
     # set explicitly: Ray sets OMP_NUM_THREADS, and the sum of floats depends on the number of threads
     torch.set_num_threads(experiment.resources.cpus_per_worker)
+    torch.backends.cudnn.deterministic = True
     cell = cell_storage(Storage(task.storage), task.cell_id)
     attempt = next_attempt(cell)
     journal = None
     result = read_result(cell)
-    earlier = result or {"evaluations": {}, "metrics": {}}
+    known: dict[str, dict[str, float]] = result["evaluations"] if result else {}
     provenance = {**task.provenance, "device": _device(world), "world_size": world.size}
     if world.rank == 0:
         journal = Journal(cell, writer=f"{socket.gethostname()}.{os.getpid()}", attempt=attempt)
@@ -109,7 +111,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     reporter = _CellReporter(journal, provenance)
     epoch = 0
     try:
-        splits = _cached_splits(experiment.data.model_dump_json())
+        splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
         for progress in fit(
             experiment,
             splits,
@@ -117,11 +119,11 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             store=CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt),
             reporter=reporter,
             stop=stop,
-            known_evaluations=frozenset(earlier["evaluations"]),
+            known_evaluations=frozenset(known),
         ):
             epoch = progress.epoch
             if progress.finished and journal:
-                _write_result(cell, progress, {**earlier["evaluations"], **reporter.evaluations}, earlier["metrics"])
+                _write_result(cell, progress, {**known, **reporter.evaluations})
                 journal.end("done", epoch)
             elif progress.stopped and journal:
                 journal.end("interrupted", epoch, reason="asked to stop")
@@ -133,9 +135,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
         raise
 
 
-def _write_result(
-    cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]], earlier: dict[str, float]
-) -> None:
+def _write_result(cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]]) -> None:
     checkpoint = progress.checkpoint
     assert checkpoint is not None  # the last epoch is always saved
     cell.write_json(
@@ -143,7 +143,6 @@ def _write_result(
         {
             "schema_version": RESULT_SCHEMA_VERSION,
             "epochs": progress.epoch,
-            "metrics": {**earlier, **progress.metrics},
             "evaluations": evaluations,
             "checkpoint": {"path": f"checkpoints/{checkpoint.path}", "sha256": checkpoint.sha256},
         },
@@ -151,9 +150,14 @@ def _write_result(
 
 
 @functools.lru_cache(maxsize=2)
-def _cached_splits(data_json: str) -> Splits:
-    """Decoded once per process: cells in a warm actor share it."""
-    return load_splits(TypeAdapter(Data).validate_json(data_json))
+def _cached_splits(data_json: str, fingerprint: str | None) -> Splits:
+    """Decoded once per process: cells in a warm actor share it. It must be the data that the cell is named by."""
+    data: Data = TypeAdapter(Data).validate_json(data_json)
+    if fingerprint is not None and (found := inspect_data(data).fingerprint) != fingerprint:
+        raise DataError(
+            f"the data has changed since the run was planned: its fingerprint is {found}, not {fingerprint}"
+        )
+    return load_splits(data)
 
 
 def _device(world: World) -> str:

@@ -100,6 +100,7 @@ class Plan:
                     "levels": arm.levels,
                     "protected": arm.protected,
                     "baseline": arm.baseline,
+                    "evaluate": [evaluation.model_dump(mode="json") for evaluation in arm.experiment.evaluate],
                     "cells": [{"cell_id": cell.cell_id, "seed": cell.seed} for cell in self.of_arm(arm)],
                 }
                 for arm in self.study.arms
@@ -127,7 +128,8 @@ def make_plan(study: Study, storage: Storage) -> Plan:
                     key=f"arm {arm.name}",
                 )
             seen[identity] = arm.name
-            view = read_cell(storage, identity, seed=seed)
+            evaluate = [evaluation.model_dump(mode="json") for evaluation in experiment.evaluate]
+            view = read_cell(storage, identity, seed=seed, evaluate=evaluate)
             action = _action(storage, experiment, view, stopped, protected=arm.protected)
             cells.append(PlannedCell(identity, seed, arm, experiment, action, view, info.fingerprint))
     return Plan(study, storage, cells, _removed(study, folder))

@@ -44,6 +44,7 @@ class CheckpointStore:
 
     def __init__(self, storage: Storage, *, keep: int = 2, attempt: int = 1) -> None:
         self.storage, self.keep, self.attempt = storage, keep, attempt
+        self._damaged: set[str] = set()
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
         """Write it, then delete all but the newest `keep`. Returns it with its path and checksum."""
@@ -67,7 +68,9 @@ class CheckpointStore:
             self.storage.write(f"{path}/{name}", data)
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         self.storage.write_json(f"{path}/manifest.json", {"schema_version": SCHEMA_VERSION, "sha256": sums})
-        complete = [name for name in self.names() if self.storage.exists(f"{name}/manifest.json")]
+        complete = [
+            name for name in self.names() if name not in self._damaged and self.storage.exists(f"{name}/manifest.json")
+        ]
         for old in set(self.names()) - set(complete[: self.keep]) - {path}:
             self.storage.delete(old)
         return _placed(checkpoint, path, sums["model.safetensors"])
@@ -82,7 +85,9 @@ class CheckpointStore:
         for name in self.names():
             try:
                 return self.load(name)
-            except (OSError, ValueError, KeyError) as error:
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                # any other OSError is the storage's trouble, not the checkpoint's: an older one would not mend it
+                self._damaged.add(name)
                 _log.warning(
                     "checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), error
                 )

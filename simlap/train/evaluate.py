@@ -16,6 +16,10 @@ from simlap.train.distributed import all_gather_with_gradient
 from simlap.train.world import World
 
 
+class DivergedError(RuntimeError):
+    """A loss, a feature or a metric is not finite."""
+
+
 class Evaluator:
     """Runs protocols, extracting the features of each split at most once per model state.
 
@@ -81,13 +85,17 @@ class Evaluator:
         mine = ImageSet(images.images[world.rank :: world.size], images.labels[world.rank :: world.size])
         was_training = self.model.training
         self.model.eval()
+        # a worker without rows still takes part in the gathering
+        parts = [torch.empty(0, int(self.model.backbone.num_features), device=world.device)]  # type: ignore[arg-type]
         with torch.no_grad():
-            parts = [
+            parts += [
                 self.model.backbone(batch).float()
                 for batch, _ in eval_batches(mine, self.splits.mean, self.splits.std, world.device)
             ]
         self.model.train(was_training)
         local = torch.cat(parts)
+        if not world.sum(torch.isfinite(local).all().float()) == world.size:
+            raise DivergedError("the backbone's features are not finite: lower optim.lr or raise the temperature")
         if world.size == 1:
             return local
         gathered = all_gather_with_gradient(local)  # ranks one after another

@@ -20,7 +20,7 @@ from simlap.data.splits import Splits
 from simlap.methods import build_method
 from simlap.train.checkpoint import Checkpoint, CheckpointStore, optimizer_state_dict, optimizer_tensors
 from simlap.train.distributed import convert_sync_batchnorm
-from simlap.train.evaluate import Evaluator
+from simlap.train.evaluate import DivergedError, Evaluator
 from simlap.train.optim import build_optimizer, learning_rate
 from simlap.train.world import World
 
@@ -43,10 +43,6 @@ class Reporter(Protocol):
 
     def evaluated(self, evaluation_id: str, metrics: dict[str, float]) -> None:
         """A protocol has been run on the final checkpoint."""
-
-
-class DivergedError(RuntimeError):
-    """The loss is not finite."""
 
 
 @dataclass
@@ -89,12 +85,12 @@ class TrainState:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(optimizer_state_dict(checkpoint.optimizer, checkpoint.state))
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
-        per_worker = checkpoint.state["sums"]
-        if self.step > 0 and len(per_worker) != self.world.size:
-            raise ValueError(
-                f"the checkpoint was written in mid-epoch by {len(per_worker)} workers; {self.world.size} cannot share its sums"
-            )
-        mine = per_worker[self.world.rank] if self.step > 0 else {}
+        per_worker: list[dict[str, float]] = checkpoint.state["sums"]
+        if len(per_worker) == self.world.size:
+            mine = per_worker[self.world.rank]
+        else:  # written by another number of workers: only their sum counts
+            first = self.world.rank == 0
+            mine = {name: sum(sums[name] for sums in per_worker) if first else 0.0 for name in per_worker[0]}
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self.world.device) for name, value in mine.items()
         }
@@ -143,13 +139,14 @@ def fit(
         DivergedError: the loss became NaN or infinite.
     """
     state = build(experiment, splits, world)
-    checkpoint = store.newest()
+    checkpoint = _newest(store, world)
     if checkpoint is not None:
         state.restore(checkpoint)
     reporter.start(state.epoch, state.step)
     epochs = experiment.train.epochs
+    evaluate = Evaluator(state.model, splits, world)  # type: ignore[arg-type]
     while state.epoch < epochs:
-        started = time.perf_counter()
+        started, first_step = time.perf_counter(), state.step
         if not train_epoch(state, stop):
             if experiment.checkpoint.on_stop:
                 checkpoint = _save(state, store)
@@ -157,16 +154,22 @@ def fit(
             return
         metrics = _epoch_metrics(state)
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
-        metrics |= _along_the_way(state, splits)
-        seconds = time.perf_counter() - started
-        images = state.loader.steps_per_epoch * experiment.train.batch_size
-        metrics |= {"time/epoch_s": seconds, "time/images_per_s": images / seconds}
+        trained = time.perf_counter()
+        images = (state.loader.steps_per_epoch - first_step) * experiment.train.batch_size
+        evaluate = Evaluator(state.model, splits, world)  # type: ignore[arg-type]
+        metrics |= _along_the_way(state, splits, evaluate)
+        _check_finite(metrics, f"in epoch {state.epoch}")
+        metrics |= {
+            "time/epoch_s": time.perf_counter() - started,
+            "time/evaluation_s": time.perf_counter() - trained,
+            "time/images_per_s": images / (trained - started),
+        }
         reporter.epoch(state.epoch, metrics)
         due = state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == epochs
         if due:
             checkpoint = _save(state, store)
         yield Progress(state.epoch, metrics, checkpoint=checkpoint)
-    final = _final_evaluation(state, splits, reporter, checkpoint, known_evaluations)
+    final = _final_evaluation(state, splits, evaluate, reporter, checkpoint, known_evaluations)
     yield Progress(state.epoch, final, finished=True, checkpoint=checkpoint)
 
 
@@ -217,39 +220,62 @@ def _epoch_metrics(state: TrainState) -> dict[str, float]:
     totals = state.world.sum(torch.stack(list(state.sums.values()))).tolist()
     metrics = {name: total / state.loader.steps_per_epoch for name, total in zip(state.sums, totals, strict=True)}
     metrics["train/lr"] = state.optimizer.param_groups[0]["lr"]
-    loss = metrics["train/loss"]
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the training loss is {loss} in epoch {state.epoch + 1}: lower optim.lr or raise the temperature"
-        )
+    _check_finite(metrics, f"in epoch {state.epoch + 1}")
     return metrics
 
 
-def _along_the_way(state: TrainState, splits: Splits) -> dict[str, float]:
-    """Protocols that are due, on the validation split (on the test split where the file declares no validation)."""
-    split = "val" if splits.val is not None else "test"
-    evaluate = Evaluator(state.model, splits, state.world)  # type: ignore[arg-type]
+def _check_finite(metrics: dict[str, float], when: str) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"{name} is {value} {when}: lower optim.lr or raise the temperature")
+
+
+def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
+    """The newest valid checkpoint; rank 0 chooses, so that no rank falls back to another one."""
+    if world.size == 1:
+        return store.newest()
+    chosen = store.newest() if world.rank == 0 else None
+    path = [chosen.path if chosen else None]
+    torch.distributed.broadcast_object_list(path)
+    if world.rank > 0 and path[0] is not None:
+        return store.load(path[0])
+    return chosen
+
+
+def _selection_split(splits: Splits) -> str:
+    """On which decisions are made: the test split only where the file declares no validation."""
+    return "val" if splits.val is not None else "test"
+
+
+def _along_the_way(state: TrainState, splits: Splits, evaluate: Evaluator) -> dict[str, float]:
+    """Protocols that are due, on the selection split."""
     metrics: dict[str, float] = {}
     for evaluation in state.experiment.evaluate:
         last = state.epoch == state.experiment.train.epochs
         if last or (evaluation.every_epochs and state.epoch % evaluation.every_epochs == 0):
-            metrics |= evaluate(evaluation, split)
+            metrics |= evaluate(evaluation, _selection_split(splits))
     return metrics
 
 
 def _final_evaluation(
-    state: TrainState, splits: Splits, reporter: Reporter, checkpoint: Checkpoint | None, known: frozenset[str]
+    state: TrainState,
+    splits: Splits,
+    evaluate: Evaluator,
+    reporter: Reporter,
+    checkpoint: Checkpoint | None,
+    known: frozenset[str],
 ) -> dict[str, float]:
-    evaluate = Evaluator(state.model, splits, state.world)  # type: ignore[arg-type]
+    """All protocols that the final checkpoint lacks, on the test split and on the selection split (it may be a new protocol)."""
     final: dict[str, float] = {}
     for evaluation in state.experiment.evaluate:
         identity = evaluation_id(evaluation, checkpoint.sha256 if checkpoint else "")
         # rank 0 decides for all: the others did not write the checkpoint and may not know its checksum
         if not state.world.any(state.world.rank == 0 and identity not in known):
             continue
-        measured = evaluate(evaluation, "test")
         # `collapse/*` is the curve on the selection split; the test set's value has a name of its own
-        metrics = {name.replace("collapse/", "test/collapse_"): value for name, value in measured.items()}
+        test = {name.replace("collapse/", "test/collapse_"): v for name, v in evaluate(evaluation, "test").items()}
+        metrics = {**evaluate(evaluation, _selection_split(splits)), **test}
+        _check_finite(metrics, "at the end")
         reporter.evaluated(identity, metrics)
-        final |= metrics
+        final |= test
     return final

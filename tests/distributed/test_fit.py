@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def work(rank: int, world_size: int, directory: str) -> list[str]:
     return ["finished" if progress.finished else "" for progress in (whole, rest)]
 
 
-Numbers = tuple[list[dict[str, float]], dict[str, float], dict[str, torch.Tensor]]
+Numbers = tuple[list[dict[str, float]], dict[str, Any], dict[str, torch.Tensor]]
 
 
 def numbers(storage: Path) -> Numbers:
@@ -54,7 +55,7 @@ def numbers(storage: Path) -> Numbers:
         {k: v for k, v in row.metrics.items() if not k.startswith("time/")}
         for row in read_cell(Storage(storage), "c").rows
     ]
-    return rows, result["metrics"], newest.model
+    return rows, result["evaluations"], newest.model
 
 
 @pytest.fixture(scope="module")

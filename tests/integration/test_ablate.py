@@ -108,7 +108,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     )
     done = lab.ablate()
     assert done.returncode == 1
-    assert done.stdout.count("DivergedError: the training loss is") >= 2
+    assert done.stdout.count("DivergedError: train/") >= 2
     assert "2 failed cells" in done.stderr
     assert {key: cell.state for key, cell in lab.cells().items()} == {
         ("lr=0.01", 0): "done", ("lr=0.01", 1): "done", ("lr=1e+30", 0): "failed", ("lr=1e+30", 1): "failed",

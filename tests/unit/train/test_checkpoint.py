@@ -76,6 +76,30 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "epoch-00002" in caplog.text
 
 
+def test_damaged_ones_do_not_push_out_good_ones(store: CheckpointStore) -> None:
+    for epoch in (9, 10):
+        path = store.storage.local_path(f"{store.save(checkpoint(epoch)).path}/model.safetensors")
+        assert path is not None
+        path.write_bytes(b"damaged")
+    assert store.newest() is None
+    for epoch in (1, 2):
+        store.save(checkpoint(epoch))
+    assert [store.load(name).epoch for name in store.names()] == [2, 1]
+
+
+def test_trouble_of_the_storage_is_not_taken_for_damage(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(checkpoint(1))
+
+    def fail(path: str) -> bytes:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(store.storage, "read", fail)
+    with pytest.raises(PermissionError):
+        store.newest()
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)])
 def test_optimizer_state_survives(kind: type, store: CheckpointStore) -> None:
     torch.manual_seed(0)

@@ -51,7 +51,7 @@ def outcome(storage: Path) -> dict[str, Any]:
         "model": (folder / "model.safetensors").read_bytes(),
         "optimizer": (folder / "optimizer.safetensors").read_bytes(),
         "rows": [(row.epoch, {k: v for k, v in row.metrics.items() if not k.startswith("time/")}) for row in view.rows],
-        "result": result["metrics"],
+        "result": result["evaluations"],
     }
 
 
@@ -88,17 +88,32 @@ def test_rare_checkpoints_replay_epochs_and_count_them_once(tmp_path: Path, undi
 
 def test_a_finished_run_is_only_evaluated(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     list(run_cell(task(tmp_path, evaluate=[{"kind": "probe"}]), World()))
-    assert "test/knn_top1" not in read_cell(Storage(tmp_path), "c").result
+    view = read_cell(Storage(tmp_path), "c")
+    assert "test/knn_top1" not in view.result
+    assert "val/knn_top1" not in view.rows[-1].metrics
     before = CheckpointStore(cell_storage(Storage(tmp_path), "c").child("checkpoints")).names()
     (only,) = run_cell(task(tmp_path), World())
     assert only.finished
     assert "test/probe_top1" not in only.metrics, "what is known is not computed again"
     assert CheckpointStore(cell_storage(Storage(tmp_path), "c").child("checkpoints")).names() == before
-    assert read_cell(Storage(tmp_path), "c").result == undisturbed["result"]
+    wanted = tiny().model_dump(mode="json")["evaluate"]
+    view = read_cell(Storage(tmp_path), "c", evaluate=wanted)
+    assert outcome(tmp_path)["result"] == undisturbed["result"]
+    assert view.rows[-1].metrics["val/knn_top1"] == dict(undisturbed["rows"])[3]["val/knn_top1"]
+
+
+def test_each_protocol_keeps_its_own_numbers(tmp_path: Path) -> None:
+    """Two studies may share a cell and measure it differently."""
+    protocols = [{"kind": "knn", "temperature": t} for t in (0.07, 0.001)]
+    for protocol in protocols:
+        list(run_cell(task(tmp_path, evaluate=[protocol]), World()))
+    found = [read_cell(Storage(tmp_path), "c", evaluate=[protocol]).result["test/knn_top1"] for protocol in protocols]
+    assert found[0] != found[1]
+    assert read_cell(Storage(tmp_path), "c", evaluate=[{"kind": "probe"}]).result == {}
 
 
 def test_a_failing_run_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="training loss is"):
+    with pytest.raises(RuntimeError, match="train/.* is (nan|inf)"):
         list(run_cell(task(tmp_path, optim__lr=1e30, optim__name="sgd"), World()))
     view = read_cell(Storage(tmp_path), "c")
     assert view.state == "failed"
