@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class UserError(Exception):
-    """Wrong input: a config, a path, a dataset, a resource request. The message is the whole story."""
-
-
-class ConfigError(UserError):
-    """A wrong value in a file: names the file, the key, the value, the reason and the valid choices."""
+    """Wrong input. The message is the whole story: file, key, what is wrong, the value and the valid choices."""
 
     def __init__(
         self,
@@ -26,6 +23,12 @@ class ConfigError(UserError):
         self.choices = tuple(choices)
         super().__init__(self._text())
 
+    def at(self, file: str) -> Self:
+        """The same error with its file, where it did not know it."""
+        return type(self)(
+            self.message, file=self.file or file, key=self.key, value=self.value, choices=self.choices
+        )  # fmt: skip
+
     def _text(self) -> str:
         where = ": ".join(part for part in (self.file, self.key) if part)
         text = f"{where}: {self.message}" if where else self.message
@@ -39,8 +42,12 @@ class ConfigError(UserError):
         return text
 
 
+class ConfigError(UserError):
+    """A wrong value in a file or on the command line."""
+
+
 class DataError(UserError):
-    """A dataset that is missing, unreadable or unfit: names the place and what is wrong there."""
+    """A dataset that is missing, unreadable or unfit. The key is the setting that leads to it."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

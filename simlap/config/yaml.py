@@ -1,4 +1,7 @@
-"""YAML as version 1.2 reads it: `1e-3` is a number, `on`, `off`, `yes` and `no` are words, a key given twice is an error."""
+"""YAML as version 1.2 reads it: `1e-3` is a number, `on`, `off`, `yes` and `no` are words, a key given twice is an error.
+
+Aliases and tags are refused: no config needs them, and a few nested aliases can stand for gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,17 @@ MAX_BYTES = 1 << 20
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the YAML 1.2 core schema's scalars."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"alias *{event.anchor}: aliases are not allowed, write the value out"
+        elif getattr(event, "tag", None) is not None:
+            problem = f"tag {event.tag}: tags are not allowed"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
@@ -24,6 +38,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key_node.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what `_Loader` would take for something else than text, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -40,6 +61,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [char.strip("\0") for char in _first]
     )
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -60,6 +82,10 @@ def parse(text: str, *, file: str | None = None) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"not valid YAML: {where}{getattr(error, 'problem', None) or error}", file=file) from error
+    except RecursionError:
+        raise ConfigError("not valid YAML: nested too deeply", file=file) from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise ConfigError(f"not valid YAML: {error}", file=file) from error
 
 
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], str]:
@@ -80,4 +106,4 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], str]:
 
 def dump(tree: Any) -> str:
     """YAML text that `parse` reads back as the same tree."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

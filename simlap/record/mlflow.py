@@ -5,7 +5,9 @@ mlflow is imported only when there is something to write: `needs_projection` ans
 
 from __future__ import annotations
 
+from simlap.record.journal import read_cell, read_study
 from simlap.record.tracking.cursor import Cursor, run_cursor, study_cursor
+from simlap.record.tracking.lock import projection_lock
 from simlap.record.tracking.plan import plan_run, plan_study
 from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import holds_runs, resolve_tracking_uri, run_link, study_link
@@ -37,8 +39,19 @@ class StudyProjector:
     def plans(self, study: StudyView) -> list[RunPlan]:
         return plan_study(study, read_report(self.storage, study.name), self.storage.describe)
 
-    def project(self, study: StudyView) -> Projected:
-        """Raises what the MLflow client raises when the server is away; call it again then."""
+    def project(self, study: StudyView | None = None) -> Projected:
+        """Write what is missing of a study, by default as its journal is now, while no other process writes it.
+
+        Raises what the MLflow client raises when the server is away; call it again then. TimeoutError: another
+        process is writing.
+        """
+        with projection_lock(self.storage, self.cursor.path):
+            if self.cursor.refresh(self.storage):  # another process wrote: what was looked up no longer holds
+                self._writer = None
+            # read inside the lock: an older view must not be written over a newer one
+            return self._project(study or read_study(self.storage, self.study))
+
+    def _project(self, study: StudyView) -> Projected:
         plans = self.plans(study)
         if not self.cursor.behind(plans, self.tracking_uri):
             return _nothing_to_do(self.cursor, plans)
@@ -65,10 +78,13 @@ def needs_projection(study: StudyView, storage: Storage, tracking_uri: str) -> b
 def project_run(cell: CellView, experiment_name: str, storage: Storage, tracking_uri: str) -> Projected:
     """Bring MLflow up to date with a single run: one top-level run per cell in the experiment."""
     cursor = run_cursor(storage, cell.cell_id, experiment_name, tracking_uri)
-    plans = [plan_run(cell, storage.describe)]
-    if not cursor.behind(plans, tracking_uri):
-        return _nothing_to_do(cursor, plans)
-    return Writer(storage, tracking_uri, experiment_name, cursor, cell_id=cell.cell_id).project(plans)
+    with projection_lock(storage, cursor.path):
+        cursor.refresh(storage)
+        journalled = read_cell(storage, cell.cell_id)  # may have grown while another process wrote
+        plans = [plan_run(cell if journalled.state == "new" else journalled, storage.describe)]
+        if not cursor.behind(plans, tracking_uri):
+            return _nothing_to_do(cursor, plans)
+        return Writer(storage, tracking_uri, experiment_name, cursor, cell_id=cell.cell_id).project(plans)
 
 
 def read_report(storage: Storage, study: str) -> dict[str, bytes]:

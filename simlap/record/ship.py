@@ -2,7 +2,8 @@
 
 It reads the journal every few seconds and sends what is new. An error of the tracking server goes to a log file and is
 tried again with growing pauses; nothing of it reaches the training, and nothing is lost: the journal is the truth.
-It ends when its standard input is closed, its parent dies or it gets SIGTERM, after sending the rest.
+It ends when its standard input is closed or it gets SIGTERM, after sending the rest. When its parent died it tries that
+once: the next launch of the study has a shipping process of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from simlap.record.journal import read_study
 from simlap.record.mlflow import Projected, StudyProjector
 from simlap.record.tracking.uri import uri_hash, without_credentials
 from simlap.storage import Storage
@@ -70,7 +71,7 @@ class Shipper:
     def attempt(self) -> bool:
         """Send what is new. False when something failed."""
         try:
-            done = self._projector.project(read_study(self.storage, self.study))
+            done = self._projector.project()
         except Exception as error:  # noqa: BLE001 - whatever a server or its client does, shipping goes on
             _log.exception("could not write to %s", without_credentials(self.tracking_uri))
             self.report.errors = [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
@@ -80,17 +81,19 @@ class Shipper:
             _log.error("%s", message)
         return not done.errors
 
-    def follow(self, stop: threading.Event, poll_s: float = POLL_S) -> ShipReport:
+    def follow(
+        self, stop: threading.Event, poll_s: float = POLL_S, orphaned: Callable[[], bool] = lambda: False
+    ) -> ShipReport:
         """Until `stop` is set; then everything that is left."""
         pause = poll_s
         while not stop.wait(pause):
             pause = poll_s if self.attempt() else min(2 * pause, MAX_PAUSE_S)
-        return self.finish()
+        return self.finish(orphaned=orphaned)
 
-    def finish(self, attempts: int = LAST_ATTEMPTS) -> ShipReport:
-        """Send everything that is left, with a few attempts."""
+    def finish(self, attempts: int = LAST_ATTEMPTS, orphaned: Callable[[], bool] = lambda: False) -> ShipReport:
+        """Send everything that is left, with a few attempts; once `orphaned`, no further one."""
         for number in range(attempts):
-            if self.attempt():
+            if self.attempt() or orphaned():
                 break
             if number + 1 < attempts:
                 threading.Event().wait(2.0**number)
@@ -163,11 +166,15 @@ def main(argv: list[str] | None = None) -> int:
     shipper.report.log = str(log)
     if options.follow:
         os.nice(10)  # training comes first
-        report = shipper.follow(_stop_event(), options.poll)
+        parent = os.getppid()
+        report = shipper.follow(_stop_event(parent), options.poll, lambda: os.getppid() != parent)
     else:
         report = shipper.finish()
-    answers.write(json.dumps(asdict(report)).encode() + b"\n")
-    answers.flush()
+    try:
+        answers.write(json.dumps(asdict(report)).encode() + b"\n")
+        answers.flush()
+    except BrokenPipeError:
+        _log.error("ended without a parent to report to%s", f": {report.errors[0]}" if report.errors else "")
     return 1 if report.errors else 0
 
 
@@ -186,12 +193,11 @@ def _silence(log: Path) -> BinaryIO:
     return answers
 
 
-def _stop_event() -> threading.Event:
+def _stop_event(parent: int) -> threading.Event:
     """Set when standard input (a pipe) closes, the parent dies, or on SIGTERM. SIGINT is for the driver."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def watch_parent() -> None:
         while not stop.wait(1.0):

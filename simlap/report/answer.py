@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from simlap.evaluate.gates import gate_warning
 from simlap.record.view import ArmView, StudyView
 from simlap.report.compare import Effect, baseline_of, planned_cells
 from simlap.report.stats import finite
@@ -84,6 +85,7 @@ def notices(study: StudyView) -> list[Notice]:
                 text = f"{arm.name}, seed {cell.seed}, failed {when}."
                 found.append(Notice("warning", text, cell.error or "no error text", "failure"))
     found += [notice for arm in study.arms if (notice := _not_finite(study, arm))]
+    found += [notice for arm in study.arms if (notice := _gates(arm))]
     codes = {code for arm in study.arms for cell in arm.cells if (code := _code(cell.provenance))}
     if len(codes) > 1:
         text = f"The cells were run with {len(codes)} versions of the code."
@@ -108,6 +110,23 @@ def notices(study: StudyView) -> list[Notice]:
             )
         )
     return found
+
+
+def _gates(arm: ArmView) -> Notice | None:
+    """All gates near 0 or near 1: the filter failed (METHOD.md, the filter)."""
+    warnings = []
+    for cell in arm.cells:
+        kind = cell.config.get("method", {}).get("gate", {}).get("kind", "open")
+        mean = cell.metric_at("gate/mean", cell.epoch)
+        if kind != "open" and mean is not None and (text := gate_warning(mean)):
+            warnings.append(f"seed {cell.seed}: {text}")
+    if not warnings:
+        return None
+    return Notice(
+        "warning",
+        f"{arm.name}: in {len(warnings)} of {len(arm.cells)} cells all gates are near 0, or all near 1.",
+        "\n".join(warnings),
+    )
 
 
 def _why_early(study: StudyView, effect: Effect) -> str:

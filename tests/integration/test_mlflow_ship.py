@@ -49,7 +49,7 @@ def train(storage: Storage, view: StudyView, upto: int, journals: dict[str, Jour
     for one in (one for arm in view.arms for one in arm.cells):
         if one.cell_id not in journals:
             journals[one.cell_id] = Journal(cell_storage(storage, one.cell_id), writer="w", attempt=1)
-            journals[one.cell_id].start(0, 0)
+            journals[one.cell_id].start(0, 0, {})
         for row in one.rows[:upto]:
             if row.epoch == upto:
                 journals[one.cell_id].epoch(row.epoch, row.metrics)

@@ -44,18 +44,27 @@ class Cursor:
     experiment_id: str = ""
     runs: dict[str, Entry] = field(default_factory=dict)
     _saved_at: float = 0.0
+    _stored: bytes | None = None
+    """The file as this process last read or wrote it."""
 
     @classmethod
     def load(cls, storage: Storage, path: str) -> Cursor:
         """An empty cursor where there is none, or an unreadable or newer one."""
+        cursor = cls(path)
+        cursor.refresh(storage)
+        return cursor
+
+    def refresh(self, storage: Storage) -> bool:
+        """Read the file again where another process has changed it. Returns whether it was changed."""
         try:
-            data = storage.read_json(path)
-            if data["schema_version"] != SCHEMA_VERSION:
-                return cls(path)
-            runs = {key: Entry(**entry) for key, entry in data["runs"].items()}
-            return cls(path, str(data["experiment_id"]), runs)
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-            return cls(path)
+            stored: bytes | None = storage.read(self.path)
+        except FileNotFoundError:
+            stored = None
+        if stored == self._stored:
+            return False
+        self._stored = stored
+        self.experiment_id, self.runs = _parse(stored) if stored is not None else ("", {})
+        return True
 
     def save(self, storage: Storage, tracking_uri: str, *, at_most_every_s: float = 0.0) -> None:
         """Written after the store's replies. Saving late is safe: what is sent twice is held once."""
@@ -67,7 +76,8 @@ class Cursor:
             "experiment_id": self.experiment_id,
             "runs": {key: asdict(entry) for key, entry in self.runs.items()},
         }
-        storage.write_json(self.path, data)
+        self._stored = (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+        storage.write(self.path, self._stored)
         self._saved_at = time.monotonic()
 
     def is_current(self, plan: RunPlan) -> bool:
@@ -91,6 +101,17 @@ class Cursor:
         if not all(self.is_current(plan) for plan in plans) or self.removed(plans):
             return True
         return not holds_runs(tracking_uri, [self.runs[plan.key].run_id for plan in plans])
+
+
+def _parse(stored: bytes) -> tuple[str, dict[str, Entry]]:
+    """Experiment and runs; nothing where the file cannot be read or is of another version."""
+    try:
+        data = json.loads(stored)
+        if data["schema_version"] != SCHEMA_VERSION:
+            return "", {}
+        return str(data["experiment_id"]), {key: Entry(**entry) for key, entry in data["runs"].items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return "", {}
 
 
 def study_cursor(storage: Storage, study: str, tracking_uri: str) -> Cursor:

@@ -171,7 +171,7 @@ class Writer:
     # --- one run ---------------------------------------------------------------------------------------------------
 
     def _project(self, plan: RunPlan) -> None:
-        entry = self.cursor.runs.get(plan.key)
+        entry = self.cursor.runs.get(plan.key) or self._find(plan)
         tags = dict(plan.tags)
         if plan.parent is not None:
             tags["mlflow.parentRunId"] = self.cursor.runs[plan.parent].run_id
@@ -196,6 +196,18 @@ class Writer:
             else:
                 self._write(self.client.set_terminated, entry.run_id, plan.status, plan.end_ms)
         entry.digest = plan.digest
+
+    def _find(self, plan: RunPlan) -> Entry | None:
+        """A run that someone has created since the look-up: a process that was killed, or one on another machine."""
+        query = f"tags.`simlap.kind` = '{plan.tags['simlap.kind']}'"
+        if cell := plan.tags.get("simlap.cell_id"):
+            query += f" and tags.`simlap.cell_id` = '{cell}'"
+        runs = [run for run in self._search(query) if run_key(run.data.tags) == plan.key]
+        if not runs:
+            return None
+        oldest = min(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        entry = self.cursor.runs[plan.key] = Entry(oldest.info.run_id, history_unknown=True)
+        return entry
 
     def _create(self, plan: RunPlan, tags: dict[str, str]) -> Entry:
         start = plan.start_ms or int(time.time() * 1000)

@@ -134,3 +134,21 @@ def test_decimals_follow_the_noise(metric: str, noise: float | None, value: floa
 def test_no_minus_zero() -> None:
     assert unit_of("test/probe_top1").number(-0.0001, 1, sign=True) == "0.0"
     assert unit_of("test/probe_top1").number(-0.071, 1, sign=True) == "-7.1"
+
+
+@pytest.mark.parametrize(("mean", "word"), [(0.001, "near 0"), (0.999, "near 1"), (0.5, None), (0.02, None)])
+def test_gates_that_say_nothing_are_a_warning(mean: float, word: str | None) -> None:
+    view = factory.study()
+    arm = view.arms[1]
+    last = arm.cells[0].rows[-1]
+    row = replace(last, metrics={**last.metrics, "gate/mean": mean})
+    for kind, warns in (("sigmoid", word is not None), ("open", False)):
+        config = {"method": {"gate": {"kind": kind}}}
+        cell = replace(arm.cells[0], rows=[*arm.cells[0].rows[:-1], row], config=config)
+        changed = replace(view, arms=[view.arms[0], replace(arm, cells=[cell, *arm.cells[1:]]), *view.arms[2:]])
+        found = [n for n in build(changed).notices if "gates" in n.text]
+        assert bool(found) == warns
+        for notice in found:
+            assert notice.level == "warning"
+            assert arm.name in notice.text
+            assert word in notice.detail

@@ -1,0 +1,60 @@
+"""Whole objects in a folder, on any file system."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from simlap.errors import UserError
+from simlap.storage import Storage
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "what?", "50%"])
+def test_objects(tmp_path: Path, folder: str) -> None:
+    storage = Storage(tmp_path / folder)
+    assert storage.list() == []
+    assert not storage.exists("a/b")
+    storage.write("a/b", b"one")
+    storage.write("a/b", b"two")
+    assert storage.read("a/b") == b"two"
+    assert storage.child("a").read("b") == b"two"
+    assert storage.list("a") == ["b"]
+    assert (tmp_path / folder / "a" / "b").read_bytes() == b"two"
+    storage.delete("a")
+    storage.delete("a")
+    assert storage.list() == []
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/b")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path)
+    storage.write("x", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simlap.storage.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        storage.write("x", b"new")
+    assert storage.read("x") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"], "no temporary file is left"
+
+
+def test_it_travels(tmp_path: Path) -> None:
+    storage = pickle.loads(pickle.dumps(Storage(tmp_path)))
+    storage.write_json("a", {"b": [1, 2.5, None]})
+    assert Storage(tmp_path).read_json("a") == {"b": [1, 2.5, None]}
+
+
+def test_a_query_stays_at_the_end() -> None:
+    storage = Storage("s3://bucket/path?region=us-east-1&scheme=http&endpoint_override=127.0.0.1%3A1")
+    assert storage.child("a", "b").uri.startswith("s3://bucket/path/a/b?region=us-east-1")
+    assert storage.local_path("x") is None
+
+
+def test_an_unknown_scheme_is_an_error() -> None:
+    with pytest.raises(UserError, match="nowhere://x"):
+        Storage("nowhere://x")
