@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "loss-cpu.json"
 
 
 def plain_nce(similarities: Tensor, labels: Tensor, pair_labels: Tensor, key_labels: Tensor) -> Tensor:
-    """METHOD.md, steps 4 and 5, from similarities [B, N]."""
+    """docs/method.md, steps 4 and 5, from similarities [B, N]."""
     logits = similarities / TEMPERATURE
     positive = key_labels[None] == pair_labels[:, None]
     negative = (key_labels[None] != labels[:, None]) & ~positive

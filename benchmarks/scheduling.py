@@ -58,7 +58,7 @@ def main() -> None:
     console.print(table)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
-        json.dumps({"cells": cells, "slots": slots, "seconds": figures, "machine": collect()}, indent=1) + "\n"
+        json.dumps({"cells": cells, "slots": slots, "figures": figures, "machine": collect()}, indent=1) + "\n"
     )
 
 

@@ -8,16 +8,22 @@ from typing import Any
 
 from simlap.config.schema import Evaluation, Experiment
 
-EXCLUDED = {
+UNCOUNTED = {
     "name": "a label for people",
     "checkpoint": "when state is saved does not change the state",
     "evaluate": "evaluation never advances a training stream and has an id of its own",
     "resources": "W workers compute what one computes; `precision: auto` is resolved first",
+}
+"""Fields that do not count, and why: a study cannot vary them."""
+
+EXCLUDED = UNCOUNTED | {
     "train.precision": "replaced by its resolved value",
     "data.train": "a path: the fingerprint of what lies there counts",
     "data.test": "a path: the fingerprint of what lies there counts",
+    "data.image_column": "part of the fingerprint",
+    "data.label_column": "part of the fingerprint",
 }
-"""Fields left out of the identity, and why. A test holds this list against the schema."""
+"""Fields left out of the identity as they stand, and why. A test holds this list against the schema."""
 
 
 def training_part(experiment: Experiment, data_fingerprint: str) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def canonical_hash(value: object) -> str:
 
 
 def cell_id(experiment: Experiment, data_fingerprint: str) -> str:
-    """The id of the run (DESIGN: hash of the canonical training part of the resolved experiment)."""
+    """The id of the run (a hash of the canonical training part of the resolved experiment)."""
     return canonical_hash(training_part(experiment, data_fingerprint))
 
 

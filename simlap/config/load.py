@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from simlap.config import yaml
-from simlap.config.schema import Experiment
+from simlap.config.schema import Experiment, ParquetData
 from simlap.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -22,20 +24,18 @@ _PLAIN_BRANCH = re.compile(r"^(constrained-\w+|int|str|float|bool|none|(list|dic
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, apply `a.b=value` overrides and validate. Raises ConfigError."""
+    """Read an experiment file, apply `a.b=value` overrides and validate. Local data paths become absolute. Raises ConfigError."""
     tree, _ = yaml.read_mapping(path)
     experiment = validate(Experiment, tree, file=str(path))
-    return override(experiment, [parse_override(text) for text in overrides], file=str(path))
+    return override(experiment, [parse_override(text) for text in overrides], file=str(path), where="command line")
 
 
 def validate(model: type[M], tree: Mapping[str, Any], *, file: str | None = None, prefix: str = "") -> M:
     """Validate a tree of plain values strictly. Raises ConfigError for the first wrong key, listing how many more there are."""
+    for key, value, reason in _unfit(tree, prefix):
+        raise ConfigError(reason, file=file, key=key, value=value)
     try:
-        text = json.dumps(tree)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"holds a value that is no number, word, list or mapping: {error}", file=file) from error
-    try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(json.dumps(tree, allow_nan=False))
     except ValidationError as error:
         raise _explain(model, error, file=file, prefix=prefix) from None
 
@@ -51,42 +51,113 @@ def parse_override(text: str) -> tuple[str, Any]:
 def override(
     experiment: Experiment, changes: Sequence[tuple[str, Any]], *, file: str | None = None, where: str = ""
 ) -> Experiment:
-    """A copy with values at dotted paths replaced. A changed `kind` (or data `source`) replaces the whole node.
+    """A copy with values at dotted paths replaced; local data paths become absolute.
 
-    Raises ConfigError: a path that is not in the config (naming the valid ones beside it), or a wrong value.
+    All changes are made before anything is validated, those higher up in the tree first, so their order matters only among
+    changes to one place. A number in a path counts the items of a list from 0. A changed `kind` (or data `source`) replaces
+    the whole node.
+
+    Args:
+        experiment: to be changed.
+        changes: (path, value).
+        file: named in errors.
+        where: place of the changes in the file, named in errors.
+
+    Raises:
+        ConfigError: a path that is not in the config (naming the valid ones beside it), or a wrong value.
     """
-    for path, value in changes:
+    place = ", ".join(part for part in (file, where) if part) or None
+    if changes:
         tree: dict[str, Any] = experiment.model_dump(mode="json")
-        _set(tree, path, value, file=file, where=where)
-        experiment = validate(Experiment, tree, file=f"{file}, {where}" if file and where else file)
-    return experiment
+        replaced: list[str] = []
+        for path, value in sorted(changes, key=lambda change: _node(change[0]).count(".")):
+            _set(tree, path, value, replaced, place)
+        try:
+            experiment = validate(Experiment, tree)
+        except ConfigError as error:
+            paths = [path for path, _ in changes]
+            if not any(overlap(_node(path), error.key or "") for path in paths):
+                # a value that was right by itself is made wrong by another
+                place = f"{place}: {', '.join(paths)}" if place else ", ".join(paths)
+            raise error.at(place) if place else error from None
+    return _with_absolute_paths(experiment)
 
 
-def _set(tree: dict[str, Any], path: str, value: Any, *, file: str | None, where: str) -> None:
+def overlap(path: str, other: str) -> bool:
+    """Whether two dotted paths are equal or one lies below the other."""
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+
+
+def _node(path: str) -> str:
+    """The place that a change at `path` replaces."""
+    above, _, last = path.rpartition(".")
+    return above if above and last in ("kind", "source") else path
+
+
+def _set(tree: dict[str, Any], path: str, value: Any, replaced: list[str], place: str | None) -> None:
+    """Set one value. Below `replaced` nodes (added to) any key may be new: only validation knows what belongs there."""
     keys = path.split(".")
     node: Any = tree
-    parents: list[tuple[dict[str, Any], str]] = []
+    parents: list[tuple[Any, str | int]] = []
     for depth, key in enumerate(keys):
-        free_form = keys[:depth] == ["backbone", "kwargs"]
-        if not isinstance(node, dict) or (key not in node and not free_form):
-            above = ".".join(keys[:depth])
-            choices = list(node) if isinstance(node, dict) else []
-            raise ConfigError(
-                f"no key {key!r} in {above or 'the experiment'}" + ("" if choices else ", which holds a plain value"),
-                file=file,
-                key=f"{where}: {path}" if where else path,
-                value=key,
-                choices=choices,
-            )
-        parents.append((node, key))
-        node = node.get(key)
-    parent, key = parents[-1]
-    if key in ("kind", "source") and value != parent[key] and len(parents) > 1:
+        above = ".".join(keys[:depth])
+        new = depth > 0 and any(f"{above}.".startswith(f"{known}.") for known in ("backbone.kwargs", *replaced))
+        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+            parents.append((node, int(key)))
+            node = node[int(key)]
+        elif isinstance(node, dict) and (key in node or new):
+            parents.append((node, key))
+            node = node.setdefault(key, {})
+        else:
+            raise _no_such_key(path, key, above or "the experiment", node, place)
+    parent, step = parents[-1]
+    is_kind = _node(path) != path and not path.startswith("backbone.kwargs.")
+    if is_kind and value != parent[step]:
         # the old kind's settings mean nothing to the new one
-        grandparent, name = parents[-2]
-        grandparent[name] = {key: value}
+        above_parent, name = parents[-2]
+        above_parent[name] = {step: value}
+        replaced.append(_node(path))
     else:
-        parent[key] = copy.deepcopy(value)
+        parent[step] = copy.deepcopy(value)
+        replaced.append(path)
+
+
+def _no_such_key(path: str, key: str, above: str, node: Any, place: str | None) -> ConfigError:
+    choices: list[str] = []
+    if isinstance(node, dict):
+        choices, reason = list(node), ""
+    elif isinstance(node, list):
+        choices, reason = list(map(str, range(len(node)))), ", which is a list: name an item by its number"
+    else:
+        reason = ", which holds a plain value"
+    return ConfigError(f"no key {key!r} in {above}{reason}", file=place, key=path, value=key, choices=choices)
+
+
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    data = experiment.data
+    if not isinstance(data, ParquetData):
+        return experiment
+    paths = {
+        part: os.path.abspath(os.path.expanduser(path))
+        for part, path in (("train", data.train), ("test", data.test))
+        if "://" not in path
+    }
+    return experiment.model_copy(update={"data": data.model_copy(update=paths)})
+
+
+def _unfit(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and reason of what JSON cannot say."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _unfit(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _unfit(item, f"{path}.{i}" if path else str(i))
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield path, value, "must be a finite number"
+    elif value is not None and not isinstance(value, str | int):
+        yield path, value, "is no number, text, list or mapping"
 
 
 def _explain(model: type[BaseModel], error: ValidationError, *, file: str | None, prefix: str) -> ConfigError:
@@ -94,7 +165,9 @@ def _explain(model: type[BaseModel], error: ValidationError, *, file: str | None
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     loc = _plain_loc(model, first)
-    key = ".".join(part for part in (prefix, *map(str, loc)) if part)
+    context: dict[str, Any] = first.get("ctx", {})
+    below = context["key"] if first["type"] == "wrong_key" else ""
+    key = ".".join(part for part in (prefix, *map(str, loc), below) if part)
     message, choices = _message(model, first, loc)
     if len(details) > 1:
         # the branches of a union that was not meant fail too, higher up on the same path
@@ -104,7 +177,9 @@ def _explain(model: type[BaseModel], error: ValidationError, *, file: str | None
             message += f" [also wrong: {', '.join(others)}]"
     value = None if first["type"] in ("missing", "extra_forbidden") else first.get("input")
     if first["type"] == "union_tag_invalid":
-        value = first["ctx"]["tag"]
+        value = context["tag"]
+    elif first["type"] == "wrong_key":
+        value = context["value"]
     return ConfigError(message, file=file, key=key, value=value, choices=choices)
 
 
@@ -127,6 +202,8 @@ def _message(model: type[BaseModel], detail: ErrorDetails, loc: tuple[int | str,
             ]
         case "value_error":
             return str(context.get("error", detail["msg"])), []
+        case "wrong_key":
+            return detail["msg"], []
         case _:
             return detail["msg"][0].lower() + detail["msg"][1:], []
 

@@ -6,9 +6,10 @@ canonical form (see `simlap.config.identity`), so changing a default means bumpi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, LiteralString
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = 1
 
@@ -24,6 +25,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def _wrong(key: str, value: object, message: LiteralString, **words: object) -> PydanticCustomError:
+    """An error at a key below the model whose validator raises it. `{name}` in the message stands for a word."""
+    return PydanticCustomError("wrong_key", message, {"key": key, "value": value, **words})
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -54,7 +60,7 @@ class Augment(Strict):
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be 0 < lowest <= highest")
+                raise _wrong(name, [low, high], "must be 0 < lowest <= highest")
         return self
 
 
@@ -85,7 +91,11 @@ class DigitsData(_Data):
 
 
 class ParquetData(_Data):
-    """Parquet in the Hugging Face image layout: a struct{bytes, path} or binary image column and an integer label column."""
+    """Parquet in the Hugging Face image layout: a struct{bytes, path} or binary image column and an integer label column.
+
+    Local paths are relative to the folder the program is started in, `~` is the home folder; loading makes them absolute,
+    since workers have working folders of their own.
+    """
 
     source: Literal["parquet"]
     train: str
@@ -207,6 +217,21 @@ class Optim(Strict):
     min_lr: NonNegative = 1e-5
     """Learning rate at the end of the cosine."""
 
+    @model_validator(mode="after")
+    def _falls_from_the_peak(self) -> Optim:
+        if self.schedule == "cosine" and self.min_lr >= self.lr:
+            raise _wrong(
+                "min_lr", self.min_lr, "must be less than lr ({lr}), from which the cosine falls", lr=f"{self.lr:g}"
+            )
+        if self.warmup_epochs > 0 and self.warmup_lr > self.lr:
+            raise _wrong(
+                "warmup_lr",
+                self.warmup_lr,
+                "must not be more than lr ({lr}), to which the warm-up rises",
+                lr=f"{self.lr:g}",
+            )
+        return self
+
 
 class Train(Strict):
     """Length, batch and precision."""
@@ -245,14 +270,17 @@ class KNN(_Evaluation):
     k: tuple[Count, ...] = (1, 10, 20, 50, 100)
     """Neighbourhood sizes; each gives `knn_top1_k<k>`."""
     headline: Count = 20
-    """The k that is also called `knn_top1`."""
+    """The k that is also called `knn_top1`. The default stands for the largest k up to 20."""
     temperature: Positive = 0.07
     """Temperature of the weights."""
 
     @model_validator(mode="after")
     def _headline_is_computed(self) -> KNN:
         if self.headline not in self.k:
-            raise ValueError(f"headline must be one of k = {list(self.k)}")
+            small = [k for k in self.k if k <= 20]
+            if self.headline != 20 or not small:
+                raise _wrong("headline", self.headline, "must be one of k = {k}", k=list(self.k))
+            self.__dict__["headline"] = max(small)  # the model is frozen to everybody else
         return self
 
 
@@ -264,7 +292,10 @@ class Probe(_Evaluation):
 
 
 class Collapse(_Evaluation):
-    """Effective rank, participation ratio, alignment and uniformity of the projected features."""
+    """Effective rank, participation ratio, alignment and uniformity of the backbone's features.
+
+    The projected features, which the loss sees, give `embedding_effective_rank`.
+    """
 
     kind: Literal["collapse"]
     every_epochs: Count | None = 1
@@ -287,7 +318,7 @@ class Resources(Strict):
 class Experiment(Strict):
     """One run, fully specified."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """Name of the experiment, and of the MLflow experiment `simlap run` records into."""
     schema_version: Literal[1] = 1
     """Version of this format."""
@@ -302,6 +333,28 @@ class Experiment(Strict):
     evaluate: tuple[Evaluation, ...] = (KNN(kind="knn"), Probe(kind="probe"), Collapse(kind="collapse"))
     """What is measured, on the validation split along the way and on the test split at the end."""
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Experiment:
+        if self.optim.warmup_epochs > self.train.epochs:
+            raise _wrong(
+                "optim.warmup_epochs",
+                self.optim.warmup_epochs,
+                "must not be more than train.epochs ({epochs})",
+                epochs=self.train.epochs,
+            )
+        if self.data.repeated_augmentation >= self.train.batch_size:
+            raise _wrong(
+                "data.repeated_augmentation",
+                self.data.repeated_augmentation,
+                "must be less than train.batch_size ({batch_size}): a batch needs at least two different images",
+                batch_size=self.train.batch_size,
+            )
+        kinds = [evaluation.kind for evaluation in self.evaluate]
+        for i, kind in enumerate(kinds):
+            if kind in kinds[:i]:
+                raise _wrong(f"evaluate.{i}.kind", kind, "is given twice; the metrics' names would be the same")
+        return self
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:

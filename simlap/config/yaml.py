@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the YAML 1.2 core schema's scalars."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         problem = None
         if isinstance(event, yaml.AliasEvent):
             problem = f"alias *{event.anchor}: aliases are not allowed, write the value out"
@@ -62,6 +62,15 @@ for _tag, _pattern, _first in (
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [char.strip("\0") for char in _first]
     )
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # line breaks of Unicode are folded away unless they are escaped
+    style = '"' if any(char in text for char in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:

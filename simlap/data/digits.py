@@ -30,6 +30,7 @@ class DigitsSource:
     """The first 1,400 images train, the last 397 test: other writers, as the set is ordered by writer."""
 
     class_names: tuple[str, ...] = tuple(str(digit) for digit in range(10))
+    channels = 1
 
     def __init__(self, data: DigitsData) -> None:
         self._size = data.image_size

@@ -13,7 +13,7 @@ from simlap.config.schema import Data
 from simlap.data.augment import Augmenter, to_input
 from simlap.data.pairs import PairKind, pair_labels
 from simlap.data.splits import DataInfo, ImageSet
-from simlap.errors import DataError, UserError
+from simlap.errors import ConfigError, DataError
 
 _STEPS_DRAWN = 32  # the draws of so many steps are made at once: the generator's cost is per call
 
@@ -60,10 +60,14 @@ class TrainLoader:
         if not 0 <= rank < world_size:
             raise ValueError(f"need 0 <= rank < world_size, got {rank} and {world_size}")
         if world_size > batch_size:
-            raise UserError(f"resources.workers {world_size}: more workers than rows (train.batch_size {batch_size})")
+            raise ConfigError(
+                f"more workers than rows of a batch (train.batch_size {batch_size})",
+                key="resources.workers",
+                value=world_size,
+            )
         _check_batch(len(images), data.repeated_augmentation, batch_size)
         if pairs == "distinct" and num_classes < 2:
-            raise DataError("method.pairs: `distinct` needs at least two classes, the dataset has one")
+            raise DataError("needs at least two classes, the dataset has one", key="method.pairs", value=pairs)
         self.steps_per_epoch = len(images) * data.repeated_augmentation // batch_size
         self._device = torch.device(device)
         self._images = images.images.to(self._device)
@@ -110,9 +114,10 @@ def check_batch(info: DataInfo, data: Data, batch_size: int) -> None:
 def _check_batch(num_train: int, repeats: int, batch_size: int) -> None:
     if batch_size > repeats * num_train:
         raise DataError(
-            f"train.batch_size {batch_size} is larger than an epoch of {repeats * num_train} rows "
-            f"({num_train} training images x data.repeated_augmentation {repeats}); partial batches are dropped, "
-            "so no step would be left"
+            f"is larger than an epoch of {repeats * num_train} rows ({num_train} training images x "
+            f"data.repeated_augmentation {repeats}); partial batches are dropped, so no step would be left",
+            key="train.batch_size",
+            value=batch_size,
         )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from simlap.config.schema import ParquetData
 from simlap.data.decode import DecodeError, decode_images
 from simlap.data.source import Part
-from simlap.errors import DataError, nearest
+from simlap.errors import DataError
 
 _IMAGE_COLUMNS = ("image", "img")
 _MAGIC = b"PAR1"
@@ -55,16 +55,16 @@ class _PartFiles:
             self.image_column = self._find_image_column(data.image_column)
             self.labels, self.class_names = self._read_labels(data.label_column)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.key}: cannot read {self.where}: {error}") from error
+            raise DataError(f"cannot read {self.where}: {error}", key=self.key) from error
         if not len(self.labels):
-            raise DataError(f"{self.key}: {self.where} has no rows")
+            raise DataError(f"{self.where} has no rows", key=self.key)
 
     # --- files
 
     def _read_footers(self) -> list[_Shard]:
         info = self._fs.get_file_info(self._root)
         if info.type == pafs.FileType.NotFound:
-            raise DataError(f"{self.key}: no such file or folder: {self.where}")
+            raise DataError(f"no such file or folder: {self.where}", key=self.key)
         if info.type == pafs.FileType.File:
             return [self._read_footer(info, info.base_name)]
         found = self._fs.get_file_info(pafs.FileSelector(self._root))
@@ -74,7 +74,7 @@ class _PartFiles:
         )
         if not files:
             names = ", ".join(sorted(item.base_name for item in found)[:10]) or "nothing"
-            raise DataError(f"{self.key}: no *.parquet file in the folder {self.where} (it holds: {names})")
+            raise DataError(f"no *.parquet file in the folder {self.where} (it holds: {names})", key=self.key)
         return [self._read_footer(item, item.base_name) for item in files]
 
     def _read_footer(self, info: Any, name: str) -> _Shard:
@@ -86,15 +86,20 @@ class _PartFiles:
                 tail = file.read(8)
             length = int.from_bytes(tail[:4], "little")
             if tail[4:] != _MAGIC or length > size - 12:
-                raise DataError(f"{self.key}: {info.path} is not a Parquet file, or it was cut off")
+                raise DataError(f"{info.path} is not a Parquet file, or it was cut off", key=self.key)
             file.seek(size - 8 - length)
             footer_hash = hashlib.sha256(file.read(length)).hexdigest()
             file.seek(0)
             try:
                 parquet = pq.ParquetFile(file)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{self.key}: {info.path}: damaged Parquet footer: {error}") from error
+                raise DataError(f"{info.path}: damaged Parquet footer: {error}", key=self.key) from error
             return _Shard(name, info.path, size, footer_hash, parquet.schema_arrow, parquet.metadata.num_rows)
+
+    def files(self) -> set[str]:
+        """Where the files are, wherever links lead."""
+        local = isinstance(self._fs, pafs.LocalFileSystem)
+        return {os.path.realpath(shard.path) if local else shard.path for shard in self.shards}
 
     # --- columns
 
@@ -105,8 +110,9 @@ class _PartFiles:
             if len(here) != 1:
                 problem = "both `image` and `img`" if here else "neither `image` nor `img`"
                 raise DataError(
-                    f"{self.key}: {self.shards[0].path} has {problem}; name the image column in data.image_column "
-                    f"(columns: {', '.join(columns)})"
+                    f"{self.shards[0].path} ({self.key}) has {problem}; name its image column here",
+                    key="data.image_column",
+                    choices=columns,
                 )
             wanted = here[0]
         for shard in self.shards:
@@ -118,17 +124,16 @@ class _PartFiles:
                 fits = _is_binary(kind)
             if not fits:
                 raise DataError(
-                    f"data.image_column: column {wanted!r} of {shard.path} is {kind}; "
-                    "it must be binary or struct<bytes: binary, path: string>"
+                    f"the column in {shard.path} is {kind}; it must be binary or struct<bytes: binary, path: string>",
+                    key="data.image_column",
+                    value=wanted,
                 )
         return wanted
 
     def _type_of(self, shard: _Shard, column: str, key: str) -> Any:
         columns = shard.schema.names
         if column not in columns:
-            near = nearest(column, columns)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise DataError(f"{key}: no column {column!r} in {shard.path} (columns: {', '.join(columns)}){hint}")
+            raise DataError(f"no such column in {shard.path}", key=key, value=column, choices=columns)
         return shard.schema.field(column).type
 
     def _read_labels(self, column: str) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -137,7 +142,9 @@ class _PartFiles:
             kind = self._type_of(shard, column, "data.label_column")
             if not pa.types.is_integer(kind):
                 raise DataError(
-                    f"data.label_column: column {column!r} of {shard.path} is {kind}; labels must be integers"
+                    f"the column in {shard.path} is {kind}; labels must be integers",
+                    key="data.label_column",
+                    value=column,
                 )
             with self._fs.open_input_file(shard.path) as file:
                 values = pq.ParquetFile(file).read(columns=[column]).column(0)
@@ -145,8 +152,10 @@ class _PartFiles:
             row = pc.index(pc.fill_null(valid, False), False).as_py()
             if row >= 0:
                 raise DataError(
-                    f"data.label_column: {shard.path}, row {row}: label {values[row].as_py()}; "
-                    "labels must be 0, 1, ... (a set without labels cannot be used)"
+                    f"{shard.path}, row {row}: label {values[row].as_py()}; labels must be 0, 1, ... (a set without "
+                    "labels cannot be used)",
+                    key="data.label_column",
+                    value=column,
                 )
             parts.append(torch.tensor(values.cast(pa.int64()).to_numpy()))
             names = names or _class_names(shard.schema, column)
@@ -164,9 +173,9 @@ class _PartFiles:
             except DecodeError as error:
                 path = self._image_path(shard, error.row)
                 name = f" ({path})" if path else ""
-                raise DataError(f"{self.key}: {shard.path}, row {error.row}{name}: {error.reason}") from error
+                raise DataError(f"{shard.path}, row {error.row}{name}: {error.reason}", key=self.key) from error
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{self.key}: cannot read {shard.path}: {error}") from error
+                raise DataError(f"cannot read {shard.path}: {error}", key=self.key) from error
             first += shard.rows
         return out
 
@@ -186,6 +195,8 @@ class _PartFiles:
 class ParquetSource:
     """A local file, a folder of `*.parquet` shards (in the order of their names) or any pyarrow.fs URI."""
 
+    channels = 3
+
     def __init__(self, data: ParquetData) -> None:
         self._size = data.image_size
         self._parts: dict[Part, _PartFiles] = {
@@ -193,12 +204,18 @@ class ParquetSource:
             "test": _PartFiles("test", data.test, data),
         }
         train, test = self._parts["train"], self._parts["test"]
+        if shared := train.files() & test.files():
+            raise DataError(
+                f"{min(shared)} is also among the training files; the test set must hold other images", key="data.test"
+            )
         if train.class_names and test.class_names and train.class_names != test.class_names:
             differ = next(
                 (f"{a!r} and {b!r}" for a, b in zip(train.class_names, test.class_names, strict=False) if a != b),
                 f"{len(train.class_names)} and {len(test.class_names)} of them",
             )
-            raise DataError(f"data.test: class names in {test.where} differ from those in {train.where}: {differ}")
+            raise DataError(
+                f"class names in {test.where} differ from those in {train.where}: {differ}", key="data.test"
+            )
         names = train.class_names or test.class_names
         self.class_names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
         for part in (train, test):
@@ -212,14 +229,15 @@ class ParquetSource:
         return self._parts[part].decode(self._size)
 
     def where(self, part: Part) -> str:
-        return f"data.{part}: {self._parts[part].where}"
+        return self._parts[part].where
 
     def _check_range(self, part: _PartFiles, column: str, origin: str) -> None:
         largest = int(part.labels.max())
         if largest >= len(self.class_names):
             raise DataError(
-                f"{part.key}: {part.where}: column {column!r} has label {largest}, "
-                f"but there are {len(self.class_names)} classes {origin} (labels 0 to {len(self.class_names) - 1})"
+                f"{part.where}: column {column!r} has label {largest}, but there are {len(self.class_names)} classes "
+                f"{origin} (labels 0 to {len(self.class_names) - 1})",
+                key=part.key,
             )
 
     def _fingerprint(self, label_column: str) -> str:
@@ -239,7 +257,7 @@ def _filesystem(key: str, uri: str) -> tuple[Any, str]:
     try:
         filesystem, root = pafs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(f"{key}: {uri!r}: {error}") from error
+        raise DataError(str(error), key=key, value=uri) from error
     return filesystem, posixpath.normpath(root)
 
 

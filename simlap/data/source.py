@@ -36,6 +36,8 @@ class Source(Protocol):
 
     class_names: tuple[str, ...]
     fingerprint: str
+    channels: int
+    """Of the images."""
 
     def labels(self, part: Part) -> Tensor:
         """int64 [n]."""

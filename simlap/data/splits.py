@@ -26,6 +26,8 @@ class DataInfo:
     """Images in the training part, after the validation split."""
     num_val: int
     num_test: int
+    channels: int
+    """Of the images."""
     class_names: tuple[str, ...]
     fingerprint: str
     """Changes with the data, not with the folder it lies in."""
@@ -64,6 +66,7 @@ def inspect_data(data: Data) -> DataInfo:
         num_train=len(train),
         num_val=len(val),
         num_test=len(source.labels("test")),
+        channels=source.channels,
         class_names=source.class_names,
         fingerprint=source.fingerprint,
     )
@@ -133,10 +136,14 @@ def _train_and_val(source: Source, data: Data) -> tuple[Tensor, Tensor]:
     names = source.class_names
     where = source.where("train")
     if len(names) < 2:
-        raise DataError(f"{where}: has a single class ({names[0]!r}); at least two are needed to tell apart")
+        raise DataError(
+            f"{where} has a single class ({names[0]!r}); at least two are needed to tell apart", key="data.train"
+        )
     empty = _absent(labels, names)
     if empty:
-        raise DataError(f"{where}: no training image of {empty} ({len(labels):,} images, {len(names)} classes)")
+        raise DataError(
+            f"no training image of {empty} in {where} ({len(labels):,} images, {len(names)} classes)", key="data.train"
+        )
     if data.validation == "none":
         return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
     train, val = validation_rows(labels, data.validation)
@@ -144,13 +151,16 @@ def _train_and_val(source: Source, data: Data) -> tuple[Tensor, Tensor]:
     empty = _absent(labels[train], names)
     if empty:
         raise DataError(
-            f"{where}: data.validation.fraction {fraction} leaves no training image of {empty}; lower it or use "
-            "`data.validation: none`"
+            f"leaves no training image of {empty} in {where}; lower it or use `data.validation: none`",
+            key="data.validation.fraction",
+            value=fraction,
         )
     if not len(val):
         raise DataError(
-            f"{where}: data.validation.fraction {fraction} of every class rounds to no image at all "
-            f"({len(labels):,} images, {len(names)} classes); raise it or use `data.validation: none`"
+            f"of every class rounds to no image at all in {where} ({len(labels):,} images, {len(names)} classes); "
+            "raise it or use `data.validation: none`",
+            key="data.validation.fraction",
+            value=fraction,
         )
     return train, val
 

@@ -1,4 +1,4 @@
-"""InfoNCE in the subspace that a class pair's gate opens (arXiv 2410.18200; METHOD.md, steps 3 to 5).
+"""InfoNCE in the subspace that a class pair's gate opens (arXiv 2410.18200; docs/method.md, steps 3 to 5).
 
 Shapes: B anchors, N keys, D embedding width, b anchors of one block.
 
@@ -106,7 +106,7 @@ class _Labelling(NamedTuple):
     self_index: Tensor | None  # [B]
 
     def masks(self, part: slice) -> tuple[Tensor, Tensor]:
-        """`not_positive` and `not_negative` [b, N] of the anchors `part` (METHOD.md, step 4)."""
+        """`not_positive` and `not_negative` [b, N] of the anchors `part` (docs/method.md, step 4)."""
         not_positive = self.key_labels[None, :] != self.pair_labels[part, None]
         not_negative = (self.key_labels[None, :] == self.labels[part, None]).logical_or_(~not_positive)
         if self.self_index is not None:
@@ -220,7 +220,7 @@ def _tangent(gradient: Tensor, unit: Tensor) -> Tensor:
 
 
 def _nce(similarities: Tensor, masks: tuple[Tensor, Tensor], inverse_temperature: float) -> tuple[Tensor, Tensor]:
-    """The block's sum over positives (METHOD.md, step 5), and its gradient in the similarities [b, N]."""
+    """The block's sum over positives (docs/method.md, step 5), and its gradient in the similarities [b, N]."""
     not_positive, not_negative = masks
     negatives = (similarities * inverse_temperature).masked_fill_(not_negative, -math.inf)  # [b, N]
     largest = negatives.amax(dim=1, keepdim=True)  # [b, 1]

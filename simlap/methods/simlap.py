@@ -32,7 +32,7 @@ class StepOutput(NamedTuple):
 
 
 class SimLAP(nn.Module):
-    """The SimLAP training module. Symbols as in METHOD.md: B rows, C classes, D = embed_dim."""
+    """The SimLAP training module. Symbols as in docs/method.md: B rows, C classes, D = embed_dim."""
 
     def __init__(self, experiment: _config.Experiment, *, num_classes: int, channels: int, world: World) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The projector: backbone features to the space the loss lives in (METHOD.md, "Projector")."""
+"""The projector: backbone features to the space the loss lives in (docs/method.md, "Projector")."""
 
 from __future__ import annotations
 

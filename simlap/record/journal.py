@@ -210,7 +210,7 @@ def read_study(storage: Storage, name: str) -> StudyView:
             protected=arm["protected"],
             is_baseline=arm["baseline"],
             cells=[
-                read_cell(storage, cell["cell_id"], seed=cell["seed"], evaluate=arm["evaluate"])
+                read_cell(storage, cell["cell_id"], seed=cell["seed"], evaluate=arm.get("evaluate"))
                 for cell in arm["cells"]
             ],
         )

@@ -81,7 +81,7 @@ def project_run(cell: CellView, experiment_name: str, storage: Storage, tracking
     with projection_lock(storage, cursor.path):
         cursor.refresh(storage)
         journalled = read_cell(storage, cell.cell_id)  # may have grown while another process wrote
-        plans = [plan_run(cell if journalled.state == "new" else journalled, storage.describe)]
+        plans = [plan_run(journalled if journalled.epoch > cell.epoch else cell, storage.describe)]
         if not cursor.behind(plans, tracking_uri):
             return _nothing_to_do(cursor, plans)
         return Writer(storage, tracking_uri, experiment_name, cursor, cell_id=cell.cell_id).project(plans)

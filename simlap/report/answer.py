@@ -113,7 +113,7 @@ def notices(study: StudyView) -> list[Notice]:
 
 
 def _gates(arm: ArmView) -> Notice | None:
-    """All gates near 0 or near 1: the filter failed (METHOD.md, the filter)."""
+    """All gates near 0 or near 1: the filter failed (docs/method.md, the filter)."""
     warnings = []
     for cell in arm.cells:
         kind = cell.config.get("method", {}).get("gate", {}).get("kind", "open")

@@ -63,12 +63,15 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     folder.delete(STOP_REQUEST)
     attempt = next_attempt(folder)
     errors: list[Exception] = []
+    ended = threading.Event()  # `join` would do, but an interrupted one takes the thread for dead (Python 3.11)
 
     def fit() -> None:
         try:
             trainer(run.task, run.experiment.resources, stoppable=True).fit()
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
+        finally:
+            ended.set()
 
     # in a thread of its own: on the main thread Train would take Ctrl-C for itself and kill the workers in mid-step
     thread = threading.Thread(target=fit, name="simlap-train", daemon=True)
@@ -76,9 +79,9 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     seen = run.view.epoch
     asked = False
     try:
-        while thread.is_alive():
+        while not ended.is_set():
             try:
-                thread.join(POLL_S)
+                ended.wait(POLL_S)
                 seen = _announce(run, seen, on_epoch)
             except KeyboardInterrupt:
                 if asked:

@@ -6,11 +6,13 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
 from simlap.config import Experiment, load_experiment, override, parse_override, validate, yaml
+from simlap.config.identity import UNCOUNTED
+from simlap.config.load import overlap
 from simlap.config.schema import Count, Resources, Strict
 from simlap.errors import ConfigError
 
@@ -145,8 +147,11 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     base = override(base, [parse_override(change) for change in overrides], file="command line", where="--set")
     if spec.resources is not None:
         base = base.model_copy(update={"resources": spec.resources})
-    _check_metric(spec, base, file)
+    _check_factors(spec, file)
     arms = _arms(spec, base, file)
+    epochs = max(arm.experiment.train.epochs for arm in arms)
+    for arm in arms:
+        _check_metric(spec, arm.experiment, epochs, file)
     return Study(spec, Path(path), text, arms, base)
 
 
@@ -157,9 +162,6 @@ def arm_name(levels: dict[str, str]) -> str:
 def _arms(spec: StudySpec, base: Experiment, file: str) -> list[Arm]:
     names = {factor: list(definition.named()) for factor, definition in spec.factors.items()}
     for factor, definition in spec.factors.items():
-        # every level is tried alone first, so that an error names the factor and not a combination
-        for level, value in definition.named().items():
-            override(base, [(definition.path, value)], file=file, where=f"factors.{factor}.levels.{level}")
         if isinstance(definition.levels, list) and len(names[factor]) != len(definition.levels):
             raise ConfigError("a level is given twice", file=file, key=f"factors.{factor}.levels")
     baseline = _combination(spec.baseline, names, file, "baseline")
@@ -172,13 +174,12 @@ def _arms(spec: StudySpec, base: Experiment, file: str) -> list[Arm]:
         levels = dict(zip(names, combination, strict=True))
         if any(_matches(levels, c) for c in excluded):
             continue
-        changes: list[tuple[str, Any]] = [(f.path, f.named()[levels[name]]) for name, f in spec.factors.items()]
         name = arm_name(levels)
         arms.append(
             Arm(
                 name=name,
                 levels=levels,
-                experiment=override(base, changes, file=file, where=f"arm {name}"),
+                experiment=_resolve(spec, base, levels, file),
                 protected=levels == baseline or any(_matches(levels, c) for c in protected),
                 baseline=levels == baseline,
             )
@@ -192,6 +193,35 @@ def _arms(spec: StudySpec, base: Experiment, file: str) -> list[Arm]:
             choices=[arm.name for arm in arms],
         )
     return arms
+
+
+def _resolve(spec: StudySpec, base: Experiment, levels: dict[str, str], file: str) -> Experiment:
+    """The experiment of one combination of levels."""
+    changes = {name: (factor.path, factor.named()[levels[name]]) for name, factor in spec.factors.items()}
+    try:
+        return override(base, list(changes.values()), file=file, where=f"arm {arm_name(levels)}")
+    except ConfigError:
+        # where one level is wrong by itself, the error names it and not the combination
+        for name, change in changes.items():
+            override(base, [change], file=file, where=f"factors.{name}.levels.{levels[name]}")
+        raise
+
+
+def _check_factors(spec: StudySpec, file: str) -> None:
+    """A factor changes what training computes, and no two change the same place."""
+    refused = {section: f"it is no part of a run's identity ({why})" for section, why in UNCOUNTED.items()}
+    refused["seed"] = "the study's `seeds` vary it"
+    for name, factor in spec.factors.items():
+        if reason := refused.get(factor.path.split(".")[0]):
+            raise ConfigError(
+                f"cannot be a factor: {reason}", file=file, key=f"factors.{name}.path", value=factor.path
+            )  # fmt: skip
+    for (one, first), (other, second) in itertools.combinations(spec.factors.items(), 2):
+        if overlap(first.path, second.path):
+            raise ConfigError(
+                f"changes the same place as factors.{one}.path ({first.path})",
+                file=file, key=f"factors.{other}.path", value=second.path,
+            )  # fmt: skip
 
 
 def _combination(given: Combination, names: dict[str, list[str]], file: str, key: str) -> dict[str, str]:
@@ -211,9 +241,22 @@ def _matches(levels: dict[str, str], combination: dict[str, str]) -> bool:
     return all(levels[factor] == level for factor, level in combination.items())
 
 
-def _check_metric(spec: StudySpec, base: Experiment, file: str) -> None:
-    split = "test" if base.data.validation == "none" else "val"
-    computed = [name for evaluation in base.evaluate for name in METRICS[evaluation.kind]]
+def _rungs(scheduler: Scheduler, epochs: int) -> list[int]:
+    """Epochs before the last at which cells may be stopped."""
+    if not isinstance(scheduler, Asha):
+        return []
+    rungs = []
+    rung = scheduler.grace_epochs
+    while rung < epochs:
+        rungs.append(rung)
+        rung *= scheduler.reduction_factor
+    return rungs
+
+
+def _check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str) -> None:
+    """`epochs`: of the longest arm."""
+    split = "test" if experiment.data.validation == "none" else "val"
+    computed = [name for evaluation in experiment.evaluate for name in METRICS[evaluation.kind]]
     decided = [name.format(split=split) for name in computed] + ["train/loss", "train/probe_top1"]
     if spec.metric.name not in decided:
         hint = "the test set never decides; " if spec.metric.name.startswith("test/") and split == "val" else ""
@@ -221,6 +264,17 @@ def _check_metric(spec: StudySpec, base: Experiment, file: str) -> None:
             f"{hint}not a metric that the experiment computes", file=file, key="metric.name", value=spec.metric.name,
             choices=decided,
         )  # fmt: skip
+    rungs = _rungs(spec.scheduler, epochs)
+    for i, evaluation in enumerate(experiment.evaluate):
+        every = evaluation.every_epochs
+        own = [name.format(split=split) for name in METRICS[evaluation.kind]]
+        unmeasured = [rung for rung in rungs if not every or rung % every]
+        if spec.metric.name in own and unmeasured:
+            raise ConfigError(
+                f"is not measured at the epochs at which {spec.scheduler.kind} decides ({', '.join(map(str, unmeasured))}): "
+                f"in the experiment, evaluate.{i}.every_epochs is {'null' if every is None else every} and must divide them",
+                file=file, key="metric.name", value=spec.metric.name,
+            )  # fmt: skip
     reported = [name.format(split="test") for name in computed if name.startswith("{split}")]
     if spec.metric.report not in reported:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A study as the journal would show it, at any point of its life, without training anything."""
+"""A study as the journal would show it, or as it writes it, at any point of its life, without training anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import hashlib
 import json
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from simlap.config import yaml
+from simlap.config.identity import evaluation_id
+from simlap.config.schema import Evaluation
+from simlap.record.journal import Journal, cell_storage
 from simlap.record.view import ArmView, CellState, CellView, EpochRow, StudyView
 from simlap.storage import Storage
 
@@ -20,6 +26,10 @@ SHAPES = (
     "val/probe_top1",
     "val/probe_loss",
 )
+
+
+EVALUATE = [{"kind": "probe", "every_epochs": 1}]
+CHECKSUM = "ab" * 32
 
 
 def row(cell: int, epoch: int, *, wide: bool = False) -> EpochRow:
@@ -39,6 +49,7 @@ def cell(
         "name": "digits", "seed": seed, "data": {"source": "digits", "augment": {"crop_scale": [0.7, 1.0]}},
         "backbone": {"name": "conv3", "kwargs": {}}, "method": {"kind": "simlap", "gate": {"kind": levels["filter"]}},
         "train": {"epochs": of, "batch_size": 128}, "optim": {"lr": 0.003}, "resources": {"workers": 1},
+        "evaluate": EVALUATE,
     }  # fmt: skip
     values: dict[str, Any] = {
         "rows": [row(number, epoch, wide=wide) for epoch in range(1, epochs + 1)],
@@ -84,7 +95,11 @@ def write_checkpoints(storage: Storage, view: StudyView, size: int = 1000) -> No
             if one.state == "done":
                 path = f"checkpoints/epoch-{one.epoch:05d}-step-0000000-attempt-0001"
                 storage.write(f"cells/{one.cell_id}/{path}/model.safetensors", bytes(size))
-                result = {"epochs": one.epoch, "metrics": one.result, "checkpoint": {"path": path, "sha256": "ab" * 32}}
+                (probe,) = TypeAdapter(tuple[Evaluation, ...]).validate_json(json.dumps(EVALUATE))
+                result = {
+                    "epochs": one.epoch, "checkpoint": {"path": path, "sha256": CHECKSUM},
+                    "evaluations": {evaluation_id(probe, CHECKSUM): one.result},
+                }  # fmt: skip
                 storage.write_json(f"cells/{one.cell_id}/result.json", result)
 
 
@@ -103,3 +118,34 @@ def write_report(storage: Storage, view: StudyView, mean: float = 0.91) -> None:
     storage.write(f"{root}/summary.json", json.dumps(summary).encode())
     storage.write(f"{root}/report.md", summary["markdown"].encode())  # type: ignore[attr-defined]
     storage.write(f"{root}/report.html", b"<html><body><h1>Report</h1></body></html>")
+
+
+def write_plan(storage: Storage, view: StudyView) -> None:
+    """`plan.json` and each cell's config: what a study leaves before its first epoch."""
+    arms = [
+        {"name": arm.name, "levels": arm.levels, "protected": arm.protected, "baseline": arm.is_baseline, "evaluate": EVALUATE,
+         "cells": [{"cell_id": one.cell_id, "seed": one.seed} for one in arm.cells]}
+        for arm in view.arms
+    ]  # fmt: skip
+    keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
+    plan = {key: getattr(view, key) for key in (*keys, "command", "provenance", "text")}
+    storage.write_json(f"studies/{view.name}/plan.json", {"schema_version": 1, **plan, "arms": arms})
+    for arm in view.arms:
+        for one in arm.cells:
+            place = cell_storage(storage, one.cell_id)
+            place.write("config.yaml", yaml.dump(one.config).encode())
+            place.write_json("provenance.json", one.provenance)
+
+
+def train(storage: Storage, view: StudyView, upto: int, journals: dict[str, Journal]) -> None:
+    """Every cell journals its epochs up to one; with the last, it is done."""
+    for one in (one for arm in view.arms for one in arm.cells):
+        if one.cell_id not in journals:
+            journals[one.cell_id] = Journal(cell_storage(storage, one.cell_id), writer="w", attempt=1)
+            journals[one.cell_id].start(0, 0, {})
+        for row in one.rows[:upto]:
+            if row.epoch == upto:
+                journals[one.cell_id].epoch(row.epoch, row.metrics)
+                storage.write_json(f"cells/{one.cell_id}/checkpoints/epoch-{upto:05d}-s/manifest.json", {})
+        if upto == len(one.rows):
+            journals[one.cell_id].end("done", upto)

@@ -100,7 +100,7 @@ def test_a_finished_study_is_there_completely(place: Place) -> None:
 
     (top,) = place.runs("study")
     assert top.info.run_id == done.run_id
-    assert top.data.tags["mlflow.note.content"].startswith("| arm |")
+    assert top.data.tags["mlflow.note.content"].startswith("| arm &emsp;|")
     assert {item.path for item in place.client.list_artifacts(top.info.run_id)} == {"report", "study.yaml"}
     assert len(place.client.list_artifacts(top.info.run_id, "report")) == 3
     assert str(place.database.parent / "mlruns") in top.info.artifact_uri.replace("%20", " ")

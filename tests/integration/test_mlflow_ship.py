@@ -18,44 +18,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from simlap.config import yaml
-from simlap.record.journal import Journal, cell_storage, read_study
+from simlap.record.journal import Journal, read_study
 from simlap.record.mlflow import needs_projection
 from simlap.record.ship import BackgroundShipper, ship_once
 from simlap.record.view import StudyView
 from simlap.storage import Storage
-from tests.integration.mlflow_studies import study, write_checkpoints
-
-
-def write_plan(storage: Storage, view: StudyView) -> None:
-    """`plan.json` and each cell's config: what a study leaves before its first epoch."""
-    arms = [
-        {"name": arm.name, "levels": arm.levels, "protected": arm.protected, "baseline": arm.is_baseline,
-         "cells": [{"cell_id": one.cell_id, "seed": one.seed} for one in arm.cells]}
-        for arm in view.arms
-    ]  # fmt: skip
-    keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
-    plan = {key: getattr(view, key) for key in (*keys, "command", "provenance", "text")}
-    storage.write_json(f"studies/{view.name}/plan.json", {"schema_version": 1, **plan, "arms": arms})
-    for arm in view.arms:
-        for one in arm.cells:
-            place = cell_storage(storage, one.cell_id)
-            place.write("config.yaml", yaml.dump(one.config).encode())
-            place.write_json("provenance.json", one.provenance)
-
-
-def train(storage: Storage, view: StudyView, upto: int, journals: dict[str, Journal]) -> None:
-    """Every cell journals its epochs up to one; with the last, it is done."""
-    for one in (one for arm in view.arms for one in arm.cells):
-        if one.cell_id not in journals:
-            journals[one.cell_id] = Journal(cell_storage(storage, one.cell_id), writer="w", attempt=1)
-            journals[one.cell_id].start(0, 0, {})
-        for row in one.rows[:upto]:
-            if row.epoch == upto:
-                journals[one.cell_id].epoch(row.epoch, row.metrics)
-                storage.write_json(f"cells/{one.cell_id}/checkpoints/epoch-{upto:05d}-s/manifest.json", {})
-        if upto == len(one.rows):
-            journals[one.cell_id].end("done", upto)
+from tests.integration.mlflow_studies import study, train, write_checkpoints, write_plan
 
 
 def held(client: MlflowClient, view: StudyView) -> dict[str, list[tuple[int, int, float]]]:

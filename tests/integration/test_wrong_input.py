@@ -50,17 +50,23 @@ def parquet(path: Path, labels: list[int], **columns: pa.Array) -> str:
 
 def wrong_data(kind: str, folder: Path) -> dict[str, object]:
     good = parquet(folder / "good.parquet", [0, 1] * 50)
+    other = parquet(folder / "other.parquet", [0, 1] * 10)
     if kind == "missing":
         return {"source": "parquet", "train": str(folder / "nowhere.parquet"), "test": good}
     if kind == "no image column":
         pq.write_table(pa.table({"picture": [1.0], "label": [0]}), folder / "bad.parquet")
         return {"source": "parquet", "train": str(folder / "bad.parquet"), "test": good}
     if kind == "no label column":
-        return {"source": "parquet", "train": good, "test": good, "label_column": "lable"}
-    bad = parquet(folder / "gap.parquet", [0, 2] * 50)
-    return {"source": "parquet", "train": bad, "test": bad}
+        return {"source": "parquet", "train": good, "test": other, "label_column": "lable"}
+    if kind == "one file for both parts":
+        return {"source": "parquet", "train": "good.parquet", "test": good}
+    if kind == "no validation image":
+        return {"source": "parquet", "train": good, "test": other, "validation": {"fraction": 0.001}}
+    gap = parquet(folder / "gap.parquet", [0, 2] * 50)
+    return {"source": "parquet", "train": gap, "test": other}
 
 
+# {checked} stands for what names the place of what shows only when everything is put together
 FILES = [
     ("lr: 0.01", "lr: true", ["base.yaml", "optim.lr", "True"]),
     ("lr: 0.01", "learning_rate: 0.01", ["base.yaml", "optim.learning_rate", "unknown key", "lr"]),
@@ -69,8 +75,12 @@ FILES = [
         "kind: gumble",
         ["base.yaml", "method.gate.kind", "'gumble'", "did you mean 'gumbel'", "stochastic"],
     ),
-    ("batch_size: 128", "batch_size: 5000", ["batch", "5000", "1260"]),
-    ("name: conv3", "name: conv4", ["backbone.name", "'conv4'"]),
+    ("lr: 0.01", "lr: 1e-6", ["base.yaml: optim.min_lr: ", "lr (1e-06)", "1e-05"]),
+    ("warmup_epochs: 1", "warmup_epochs: 4", ["base.yaml: optim.warmup_epochs: ", "train.epochs (3)", "4"]),
+    ("batch_size: 128", "batch_size: 5000", ["{checked}: train.batch_size: ", "5000", "1260"]),
+    ("name: conv3", "name: conv4", ["{checked}: backbone.name: ", "'conv4'", "conv3"]),
+    ("- 8\n", "- eight\n", ["{checked}: backbone.kwargs.widths: ", "eight"]),
+    ("batch_size: 128", "batch_size: 4\nresources: {workers: 5}", ["resources.workers: ", "5"]),
 ]
 
 
@@ -87,14 +97,22 @@ def test_experiment_file(
 ) -> None:
     text = yaml.dump(TREE)
     assert old in text
+    words = [word.format(checked=CHECKED[command]) for word in words]
     check(command, text.replace(old, new), STUDY, words, tmp_path, monkeypatch, capsys)
 
 
+CHECKED = {
+    "run": "base.yaml",
+    "ablate": "study.yaml: arm filter=gumbel",
+    "plan": "study.yaml: arm filter=gumbel",
+}
 DATA = [
-    ("missing", ["nowhere.parquet"]),
-    ("no image column", ["bad.parquet", "image", "picture, label"]),
-    ("no label column", ["good.parquet", "lable", "label"]),
-    ("a class without images", ["gap.parquet", "class", "1"]),
+    ("missing", ["data.train: no such file", "nowhere.parquet"]),
+    ("no image column", ["data.image_column: ", "bad.parquet", "image", "picture, label"]),
+    ("no label column", ["data.label_column: ", "good.parquet", "lable", "did you mean 'label'", "img, label"]),
+    ("a class without images", ["data.train: ", "gap.parquet", "class", "1"]),
+    ("one file for both parts", ["data.test: ", "good.parquet", "training files"]),
+    ("no validation image", ["data.validation.fraction: ", "good.parquet", "0.001"]),
 ]
 
 
@@ -109,6 +127,7 @@ def test_data(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = yaml.dump({**TREE, "data": wrong_data(kind, tmp_path)})
+    words = [f"{CHECKED[command]}: {words[0]}", *words[1:]]
     check(command, text, STUDY, words, tmp_path, monkeypatch, capsys)
 
 
@@ -124,7 +143,60 @@ STUDIES = [
         "exclude: [{filter: gumbel}]\nbaseline:",
         ["study.yaml", "baseline is not among the arms", "filter=open"],
     ),
-    ("seeds: 1", "seeds: 1\nresources: {workers: 999}", ["study.yaml", "resources.workers", "999", "CPUs"]),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {train.batch_size: 1200}\nresources: {workers: 999}",
+        ["study.yaml", "resources.workers", "999", "CPUs"],
+    ),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {train.batch_size: 4}\nresources: {workers: 5, cpus_per_worker: 1}",
+        ["study.yaml", "resources.workers: ", "5"],
+    ),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {data.train: x, data.source: parquet}",
+        ["study.yaml, set: data.test: is required"],
+    ),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {train.epochs: 10}\nmetric: {name: val/knn_top1}\nscheduler: {kind: asha, grace_epochs: 2}",
+        ["study.yaml: metric.name: ", "'val/knn_top1'", "asha decides (2, 6)", "evaluate.0.every_epochs is null"],
+    ),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {train.epochs: 10, evaluate.1.every_epochs: 4}\nscheduler: {kind: asha, grace_epochs: 4, "
+        "reduction_factor: 2}\nmetric: {name: val/knn_top1}",
+        ["study.yaml: metric.name: ", "asha decides (4, 8)", "evaluate.0.every_epochs is null"],
+    ),
+    (
+        "seeds: 1",
+        "seeds: 1\nset: {train.epochs: 10, evaluate.1.every_epochs: 4}\nscheduler: {kind: asha, grace_epochs: 2}",
+        ["study.yaml: metric.name: ", "'val/probe_top1'", "asha decides (2, 6)", "evaluate.1.every_epochs is 4"],
+    ),
+    *(
+        (
+            "path: method.gate.kind, levels: [gumbel, open]",
+            f"path: {path}, levels: {{gumbel: {one}, open: {other}}}",
+            ["study.yaml: factors.filter.path: cannot be a factor: ", reason, repr(path)],
+        )
+        for path, one, other, reason in [
+            ("seed", 1, 2, "`seeds` vary it"),
+            ("name", "a", "b", "label for people"),
+            ("checkpoint.keep", 2, 3, "state"),
+            ("evaluate.0.every_epochs", 1, 2, "id of its own"),
+            ("evaluate", "[]", "[]", "id of its own"),
+            ("resources.workers", 1, 2, "workers"),
+        ]
+    ),
+    *(
+        (
+            "open]}}\nbaseline: {filter: gumbel}",
+            f"open]}}, other: {{path: {path}, levels: [{level}]}}}}\nbaseline: {{filter: gumbel, other: {level}}}",
+            ["study.yaml: factors.other.path: changes the same place as factors.filter.path", repr(path)],
+        )
+        for path, level in [("method.gate.kind", "open"), ("method.gate", "1"), ("method", "1")]
+    ),
     ("seeds: 1", "seed: 1", ["study.yaml", "unknown key", "seeds"]),
 ]
 
@@ -140,13 +212,14 @@ def test_study_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert old in STUDY
     check(command, yaml.dump(TREE), STUDY.replace(old, new), words, tmp_path, monkeypatch, capsys)
 
 
 def test_more_workers_than_can_be_placed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = yaml.dump({**TREE, "resources": {"workers": 999}})
+    text = yaml.dump({**TREE, "train": {"epochs": 1, "batch_size": 1200}, "resources": {"workers": 999}})
     check("run", text, STUDY, ["base.yaml", "resources.workers", "999", "CPUs"], tmp_path, monkeypatch, capsys)
 
 

@@ -1,4 +1,4 @@
-"""The subspace InfoNCE as METHOD.md writes it, step by step, in float64 and in Python loops."""
+"""The subspace InfoNCE as docs/method.md writes it, step by step, in float64 and in Python loops."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from functools import cache
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 import typer
 from pydantic import BaseModel
+from typer.exceptions import TyperException
 
 from simlap.cli import app
 from simlap.config import load_experiment, validate, yaml
 from simlap.config.schema import Experiment
 from simlap.data import inspect_data, load_splits
+from simlap.errors import UserError
+from simlap.run.worker import CellTask, run_cell
 from simlap.study.spec import StudySpec, load_study
+from simlap.train.world import World
+from tests.tiny import tiny
 from tools import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,16 +121,12 @@ def test_commands_parse(page: Path) -> None:
         "simlap run experiments/digits.yaml train.epoch=5",
         "simlap ablate ablations/other.yaml",
         "simlap report filter --format pdf",
-        "simlap status",
     ],
 )
 def test_a_wrong_command_is_found(line: str) -> None:
     found = commands(f"Say `{line}`.")
     assert found == [line]
-    if line == "simlap status":  # naming a command is no mistake
-        check_command(line)
-        return
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises((AssertionError, UserError, TyperException)):
         check_command(line)
 
 
@@ -217,3 +219,31 @@ def test_levels_as_documented() -> None:
     assert {name: list(factor.named()) for name, factor in spec.factors.items()} == {
         "filter": ["on", "off"], "dim": ["64", "128", "256"], "lr": ["low", "high"],
     }  # fmt: skip
+
+
+def test_metrics_as_documented(tmp_path: Path) -> None:
+    """What a run measures has a row in the table, and the table has nothing else."""
+    table = prose(ROOT / "docs/experiment-file.md").partition("## What is measured")[2]
+    rows = re.findall(r"^\| (`[^|]+`[^|]*) \|", table, re.MULTILINE)
+    written = {name for row in rows for name in _SPAN.findall(row)}
+    task = CellTask("c", tiny(train__epochs=1).model_dump(mode="json"), str(tmp_path))
+    measured = {name for progress in run_cell(task, World()) for name in progress.metrics}
+    # written once for all k, and for the test split by example
+    plain = {re.sub(r"_k\d+$", "_k1", name) for name in measured}
+    test = {name for name in plain if name.startswith("test/")}
+    assert {name.replace("test/collapse_", "collapse/").replace("test/", "val/") for name in test} <= written
+    assert {name for name in written if name.startswith("test/")} <= test
+    assert written - test == plain - test
+
+
+def test_benchmarks_support_the_readme() -> None:
+    """The bounds that the README gives, against the results that are committed beside it."""
+    results = ROOT / "benchmarks/results"
+    loss = json.loads((results / "loss-cpu.json").read_text())
+    form = next(form for form in loss["forms"] if form["form"] == "broadcast")
+    assert (loss["size"], loss["dim"], loss["machine"]["threads"]) == (1024, 256, 1)
+    assert form["seconds_ratio"] > 30
+    assert form["extra_bytes_ratio"] > 50
+    scheduling = json.loads((results / "scheduling-cpu.json").read_text())
+    assert scheduling["cells"] == 60
+    assert scheduling["figures"]["per cell"] < 0.3

@@ -15,7 +15,7 @@ from typing import Any
 
 from simlap.config import yaml
 from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
-from simlap.record.tracking.notes import failure_note, study_note
+from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
 from simlap.record.tracking.records import Artifact, DatasetPlan, RunPlan, Status
 from simlap.record.tracking.views import saved_views
 from simlap.record.view import ArmView, CellView, EpochRow, StudyView
@@ -110,9 +110,12 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
         "simlap.baseline": _flag(arm.is_baseline),
         "simlap.cells": counts(arm.cells),
         "simlap.report_metric": study.report_metric,
+        "mlflow.note.content": arm_note(study, arm),
         "mlflow.runColor": colour,
+        **_source(study.command, study.provenance),
     }
-    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+    # the page shows every digit; all of them are in the artefact report/summary.json
+    numbers = {key: float(f"{value:.5g}") for key, value in summary.items() if isinstance(value, int | float)}
     return RunPlan(
         key=f"arm:{arm.name}", name=arm.name, status=status, tags=_clip(tags), params=_factors(arm), parent="study",
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
@@ -157,6 +160,8 @@ def _plan_cell(
         **{f"simlap.config.{k}": v for k, v in changeable.items()},
         **_source(str(cell.provenance.get("command") or ""), cell.provenance),
     }
+    if note := cell_note(cell):
+        tags["mlflow.note.content"] = note
     if refused:
         tags["simlap.non_finite"] = refused
     if cell.state == "stopped":

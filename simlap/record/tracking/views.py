@@ -15,6 +15,8 @@ from simlap.record.view import StudyView
 PREFIX = "mlflow.sharedViewState."
 SECTIONS = ("val", "train", "final", "test", "gate", "collapse", "time")
 """Sections of the chart page in reading order; the page's own order is alphabetical."""
+CHARTS = ("val/probe_top1", "val/probe_loss", "train/loss", "train/nce", "train/probe_top1", "train/probe_loss")
+"""Measured every epoch: before those with a single point."""
 CURVES = "curves"
 """Key of the view that links open: learning curves, averaged over the seeds of each arm."""
 
@@ -28,25 +30,61 @@ def saved_views(study: StudyView) -> dict[str, str]:
     state = [_column("tags", "simlap.state"), _column("tags", "simlap.seed")]
     arm = _column("tags", "simlap.arm")
     by_arm = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "simlap.arm"}]}
+    groups = [f"tag.simlap.arm.{one.name}" for one in study.arms]
+    charts = _charts(study)
     best = _column("metrics", "mean")
     # Ordered by time, the page would nest the runs under collapsed parents.
     return {
         f"{PREFIX}arms": _view(
             "Arms: the result", "arm", [*factors, *arms, _column("tags", "simlap.cells")], best, study.mode == "min"
         ),
-        f"{PREFIX}{CURVES}": _view("Curves: mean over seeds", "cell", [metric, final], arm, True, by_arm),
-        f"{PREFIX}cells": _view("Cells: every run", "cell", [*state, *factors, metric, final], arm, True),
-    }
+        f"{PREFIX}{CURVES}": _view(
+            "Curves: mean over seeds", "cell", [metric, final], arm, True,
+            compareRunCharts=charts, groupBy=by_arm, groupsExpanded=dict.fromkeys(groups, False),
+        ),
+        f"{PREFIX}cells": _view(
+            "Cells: every run", "cell", [*state, *factors, metric, final], arm, True, compareRunCharts=charts
+        ),
+        "mlflow.experiment.primaryMetric.name": safe_name(study.metric),
+    }  # fmt: skip
 
 
-def _view(
-    name: str, kind: str, columns: list[str], order: str, ascending: bool, group_by: dict[str, Any] | None = None
-) -> str:
+def _charts(study: StudyView) -> list[dict[str, Any]]:
+    """The charts that come first in their sections, the metric of decisions before all; the page adds the others."""
+    first = [safe_name(study.metric), *CHARTS, f"final/{safe_name(study.report_metric).replace('/', '_')}"]
+    return [
+        {
+            "uuid": f"simlap-{name}",
+            "type": "BAR" if name.startswith("final/") else "LINE",
+            "metricKey": name,
+            "displayName": name.partition("/")[2],
+            "metricSectionId": f"simlap-{name.partition('/')[0]}",
+            "runsCountToCompare": 10,
+            "deleted": False,
+            "isGenerated": True,
+            "lineSmoothness": 0,
+            "xAxisKey": "step",
+            "xAxisScaleType": "linear",
+            "scaleType": "linear",
+            "yAxisKey": "metric",
+            "yAxisExpressions": [],
+            "selectedXAxisMetricKey": "",
+            "range": {},
+            "ignoreOutliers": False,
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+        }
+        for name in dict.fromkeys(first)
+        if name.partition("/")[0] in SECTIONS
+    ]
+
+
+def _view(name: str, kind: str, columns: list[str], order: str, ascending: bool, **more: Any) -> str:
     sections = [
-        {"uuid": f"simlap-{section}", "name": section, "display": True, "isReordered": False, "deleted": False}
+        {"uuid": f"simlap-{section}", "name": section, "display": True, "isReordered": True, "deleted": False}
         for section in SECTIONS
     ]
-    order_of_charts = {"compareRunSections": sections, "compareRunCharts": [], "isAccordionReordered": True}
+    in_sections = {"compareRunSections": sections, "isAccordionReordered": True}
     state = {
         "searchFilter": f"tags.`simlap.kind` = '{kind}'",
         "orderByKey": order,
@@ -57,10 +95,11 @@ def _view(
         "datasetsFilter": [],
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
-        "groupBy": group_by,
+        "groupBy": None,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
-        **(order_of_charts if kind == "cell" else {}),
+        **(in_sections if kind == "cell" else {}),
+        **more,
     }
     return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 

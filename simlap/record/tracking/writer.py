@@ -6,16 +6,14 @@ points keep their original times, files are sent again only when they changed: a
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simlap.record.tracking.client import quiet_client
 from simlap.record.tracking.cursor import Cursor, Entry
 from simlap.record.tracking.models import ModelLogger
 from simlap.record.tracking.names import Point, batches
@@ -25,18 +23,7 @@ from simlap.record.tracking.uri import artifact_location
 from simlap.storage import Storage
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
-
-CLIENT_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated POST would create a run twice; we retry with a look-up
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # drops data silently under load
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-"""Set before mlflow is imported, where the user has not set them."""
 
 REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 """Answers about one run; the next run may still succeed. Any other error is about the server and ends the round."""
@@ -63,21 +50,6 @@ class Projected:
     """Runs that the server rejected."""
     notes: list[str] = field(default_factory=list)
     """What cannot be recorded any more: models whose checkpoint is gone."""
-
-
-def quiet_client(tracking_uri: str) -> MlflowClient:
-    """A client that says nothing and does not retry behind our back."""
-    for name, value in CLIENT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic"):  # importing mlflow configures its own loggers
-            logging.getLogger(name).setLevel(logging.ERROR)
-        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 class Writer:

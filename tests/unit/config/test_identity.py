@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from simlap.config import Experiment, cell_id, evaluation_id, override, validate
-from simlap.config.identity import EXCLUDED, training_part
+from simlap.config.identity import EXCLUDED, UNCOUNTED, training_part
 from simlap.config.schema import KNN
 
 BASE: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
@@ -64,8 +64,8 @@ CHANGES: dict[str, Any] = {
     "optim.momentum": 0.5,
     "optim.schedule": "constant",
     "optim.warmup_epochs": 0.5,
-    "optim.warmup_lr": 0.5,
-    "optim.min_lr": 0.5,
+    "optim.warmup_lr": 5e-4,
+    "optim.min_lr": 5e-4,
     "train.epochs": 7,
     "train.batch_size": 7,
     "train.precision": "bf16",
@@ -76,7 +76,8 @@ CHANGES: dict[str, Any] = {
     "resources.workers": 3,
     "resources.cpus_per_worker": 3,
 }
-NOT_COUNTED = {"name", "data.train", "data.test", "checkpoint", "evaluate", "resources"}
+BY_FINGERPRINT = {"data.train", "data.test", "data.image_column", "data.label_column"}
+NOT_COUNTED = {"name", "checkpoint", "evaluate", "resources"} | BY_FINGERPRINT
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -102,6 +103,7 @@ def test_the_list_above_covers_the_schema() -> None:
 
 def test_excluded_fields_are_those_that_do_not_count() -> None:
     assert set(EXCLUDED) == NOT_COUNTED | {"train.precision"}
+    assert set(UNCOUNTED) == NOT_COUNTED - BY_FINGERPRINT
 
 
 def test_the_data_counts_by_its_fingerprint() -> None:

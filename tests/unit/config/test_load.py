@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simlap.config import Experiment, load_experiment, override, validate, yaml
+from simlap.config.schema import KNN, ParquetData
 from simlap.errors import ConfigError
 
 GOOD = """
@@ -38,10 +41,45 @@ def write(tmp_path: Path, text: str) -> Path:
         ("{source: digits}", "{source: parquet}", ["data.train", "is required"]),
         ("epochs: 3", 'epochs: "3"', ["train.epochs", "valid integer", "'3'"]),
         ("epochs: 3", "epochs: 0", ["train.epochs", "greater than or equal to 1"]),
-        ("epochs: 3", "epochs: .nan", ["train.epochs"]),
+        ("epochs: 3", "epochs: .nan", ["train.epochs", "finite"]),
+        (
+            "train:",
+            "backbone: {kwargs: {a: [1, {b: -.inf}]}}\ntrain:",
+            ["backbone.kwargs.a.1.b: must be a finite number"],
+        ),
+        ("train:", "backbone: {kwargs: {a: 1e999}}\ntrain:", ["backbone.kwargs.a: must be a finite number"]),
+        ("name: x", 'name: ""', ["name:", "at least 1 character"]),
+        ("epochs: 3", "epochs: 1", ["optim.warmup_epochs: must not be more than train.epochs (1) (got 2.0)"]),
+        ("lr: 1e-3", "lr: 1e-5", ["optim.min_lr: must be less than lr (1e-05)", "got 1e-05"]),
+        ("lr: 1e-3", "lr: 1e-3, warmup_lr: 1", ["optim.warmup_lr: must not be more than lr (0.001)", "got 1.0"]),
+        (
+            "{source: digits}",
+            "{source: digits, repeated_augmentation: 256}",
+            ["data.repeated_augmentation: must be less than train.batch_size (256)", "two different images"],
+        ),
+        (
+            "{source: digits}",
+            "{source: digits, augment: {crop_scale: [0.5, 0.1]}}",
+            ["data.augment.crop_scale: must be 0 < lowest <= highest (got [0.5, 0.1])"],
+        ),
+        ("train:", "evaluate: [{kind: probe}, {kind: probe}]\ntrain:", ["evaluate.1.kind: is given twice", "'probe'"]),
+        (
+            "train:",
+            "evaluate: [{kind: probe}, {kind: knn, k: [1, 5], headline: 4}]\ntrain:",
+            ["evaluate.1.headline: must be one of k = [1, 5] (got 4)"],
+        ),
+        (
+            "train:",
+            "evaluate: [{kind: knn, k: [50]}]\ntrain:",
+            ["evaluate.0.headline: must be one of k = [50] (got 20)"],
+        ),
         ("name: x", "nam: x", ["nam: unknown key", "did you mean 'name'"]),
         ("lr: 1e-3", "lr: 1e-3, lr: 2", ["'lr' is given twice", "line 5"]),
         ("lr: 1e-3", "lr: [1", ["not valid YAML", "line"]),
+        ("lr: 1e-3", "lr: &a 1e-3, min_lr: *a", ["line 5, column 30", "alias *a", "not allowed"]),
+        ("lr: 1e-3", "lr: !!float 1", ["line 5", "tag", "not allowed"]),
+        ("lr: 1e-3", "lr: " + "[" * 1500, ["not valid YAML", "too deeply"]),
+        ("lr: 1e-3", "lr: " + "9" * 5000, ["not valid YAML", "digits"]),
     ],
 )
 def test_wrong_input(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
@@ -65,19 +103,40 @@ def test_yaml_is_version_1_2() -> None:
     }  # fmt: skip
 
 
+TRICKY = [
+    "1e3", "1e-3", "0o17", "0x1F", "010", "1_000", "12:30", "on", "off", "yes", "no", "y", "true", "null", "~", "", "-", ".5",
+    ".inf", ".nan", "2001-01-01", "<<", "=", "*a", "&a", "!a", "a: b", "# a", "a\nb", " a", "a ", "\t", "a\x85b", "\u2028",
+    "a\r\nb", "\ufeff", "\x00", "---", "...", "?", "a" * 200,
+]  # fmt: skip
+"""Texts that YAML takes for something else, in one of its versions."""
+TEXTS = st.text() | st.sampled_from(TRICKY) | st.from_regex(r"[-+]?[0-9_.:oxeE]{1,6}", fullmatch=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Equal and of the same types all the way down: 1 is not 1.0, and neither is True."""
+    return repr(one) == repr(other)
+
+
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(-(10**6), 10**6)
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
         max_leaves=10,
     )
 )
 def test_dump_and_parse_are_inverse(tree: object) -> None:
-    assert yaml.parse(yaml.dump(tree)) == tree
+    assert same(yaml.parse(yaml.dump(tree)), tree)
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_dump_keeps_texts_texts(text: str) -> None:
+    for tree in (text, [text], {text: text}):
+        assert same(yaml.parse(yaml.dump(tree)), tree)
+
+
+def test_dump_writes_no_aliases() -> None:
+    shared = [1, 2]
+    assert yaml.parse(yaml.dump({"a": shared, "b": shared})) == {"a": [1, 2], "b": [1, 2]}
 
 
 def test_override_changes_and_validates(tmp_path: Path) -> None:
@@ -93,20 +152,115 @@ def test_override_of_a_kind_replaces_the_node(tmp_path: Path) -> None:
     assert again.model_dump()["hidden_dim"] == 7, "the same kind keeps its settings"
 
 
+@pytest.mark.parametrize("changes", permutations(["data.source=parquet", "data.train=x", "data.test=y"]))
+def test_overrides_are_validated_together_in_any_order(tmp_path: Path, changes: tuple[str, ...]) -> None:
+    data = load_experiment(write(tmp_path, GOOD), changes).data
+    assert isinstance(data, ParquetData)
+    assert (Path(data.train).name, Path(data.test).name) == ("x", "y")
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("changes", "expected"),
     [
-        ("method.gat.kind=open", ["method.gat.kind", "'gat'", "did you mean 'gate'"]),
-        ("seed.x=1", ["seed.x", "plain value"]),
-        ("optim.lr", ["written a.b=value"]),
-        ("train.epochs=-1", ["train.epochs", "-1"]),
+        (["optim.lr=1", "optim.lr=2"], {"optim": {"lr": 2}}),
+        (["method.gate={kind: open}", "method.gate.kind=gumbel"], {"method": {"gate": {"kind": "gumbel"}}}),
+        (["method.gate.hidden_dim=7", "method.gate={kind: gumbel}"], {"method": {"gate": {"hidden_dim": 7}}}),
+        (["train.epochs=1", "optim.warmup_epochs=1"], {"train": {"epochs": 1}}),
+        (["optim.lr=1e-6", "optim.min_lr=0", "optim.warmup_lr=0"], {"optim": {"lr": 1e-6}}),
+        (["data.source=parquet", "data.train=/x", "data.test=/y", "data.augment.flip=0"], {"data": {"train": "/x"}}),
+        (["backbone.kwargs.a.b=1", "backbone.kwargs.kind=2"], {"backbone": {"kwargs": {"a": {"b": 1}, "kind": 2}}}),
+        (["evaluate.0.every_epochs=2"], {"evaluate": {0: {"kind": "knn", "every_epochs": 2}}}),
+        (
+            ["evaluate.1.kind=knn", "evaluate.0.kind=collapse", "evaluate.2.kind=probe"],
+            {"evaluate": {2: {"kind": "probe"}}},
+        ),
+        (["data.augment.crop_scale.0=0.5"], {"data": {"augment": {"crop_scale": {0: 0.5, 1: 1.0}}}}),
     ],
 )
-def test_wrong_override(tmp_path: Path, change: str, words: list[str]) -> None:
+def test_several_overrides(tmp_path: Path, changes: list[str], expected: Any) -> None:
+    def holds(tree: Any, part: Any) -> None:
+        if isinstance(part, dict):
+            for key, inner in part.items():
+                holds(tree[key], inner)
+        else:
+            assert tree == part
+
+    holds(load_experiment(write(tmp_path, GOOD), changes).model_dump(mode="json"), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["method.gat.kind=open"], ["method.gat.kind", "'gat'", "did you mean 'gate'"]),
+        (["seed.x=1"], ["seed.x", "plain value"]),
+        (["seed=1", "seed.x=1"], ["seed.x", "plain value"]),
+        (["optim.lr"], ["written a.b=value"]),
+        (["train.epochs=-1"], ["command line: train.epochs:", "-1"]),
+        (["seed=1", "train.epochs=-1"], ["command line: train.epochs:", "-1"]),
+        (["data.source=parquet", "data.train=x"], ["command line: data.test: is required"]),
+        (["data.source=parquet", "data.trian=x"], ["command line: data.trian: unknown key", "did you mean 'train'"]),
+        (
+            ["train.epochs=1"],
+            ["command line: train.epochs: optim.warmup_epochs: must not be more than train.epochs (1)"],
+        ),
+        (["evaluate.kind=knn"], ["evaluate.kind", "evaluate, which is a list", "Valid: 0, 1, 2."]),
+        (["evaluate.3.kind=knn"], ["evaluate.3.kind", "'3'", "which is a list", "Valid: 0, 1, 2."]),
+        (["evaluate.-1.kind=knn"], ["evaluate.-1.kind", "which is a list"]),
+        (["evaluate.1.kind=knn"], ["evaluate.1.kind", "given twice"]),
+        (["backbone.kwargs.x=.nan"], ["command line: backbone.kwargs.x", "finite"]),
+    ],
+)
+def test_wrong_override(tmp_path: Path, changes: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        load_experiment(write(tmp_path, GOOD), [change])
+        load_experiment(write(tmp_path, GOOD), changes)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_errors_name_the_place_of_the_change() -> None:
+    experiment = validate(Experiment, {"name": "x", "data": {"source": "digits"}})
+    with pytest.raises(ConfigError, match=r"^study.yaml, set: optim.lr: "):
+        override(experiment, [("optim.lr", "x"), ("seed", 1)], file="study.yaml", where="set")
+    with pytest.raises(ConfigError, match=r"^study.yaml, set: train.epochs, seed: optim.warmup_epochs: "):
+        override(experiment, [("train.epochs", 1), ("seed", 1)], file="study.yaml", where="set")
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        {"lr": 1e30},
+        {"lr": 1e-9, "schedule": "constant", "warmup_epochs": 0},
+        {"lr": 1e-9, "min_lr": 0, "warmup_epochs": 0},
+        {"warmup_epochs": 50},
+    ],
+)
+def test_unusual_but_sound_schedules(optim: dict[str, Any]) -> None:
+    validate(Experiment, {"name": "x", "data": {"source": "digits"}, "optim": optim})
+
+
+def test_the_headline_is_the_largest_k_up_to_20() -> None:
+    def headline(**fields: Any) -> int:
+        return validate(KNN, {"kind": "knn", **fields}).headline
+
+    assert headline() == 20
+    assert headline(k=[1, 5, 50]) == 5
+    assert headline(k=[1, 5, 20, 50]) == 20
+    assert headline(k=[50], headline=50) == 50
+    knn = validate(KNN, {"kind": "knn", "k": [1, 5]})
+    assert validate(KNN, knn.model_dump(mode="json")) == knn, "it survives being written and read"
+
+
+def test_local_data_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD.replace("{source: digits}", "{source: parquet, train: ../a, test: ~/b}"))
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    monkeypatch.setenv("HOME", "/home/someone")
+    data = load_experiment(path).data
+    assert isinstance(data, ParquetData)
+    assert (data.train, data.test) == (str(tmp_path / "a"), "/home/someone/b")
+    data = load_experiment(path, ["data.train=s3://bucket/a", "data.test=c"]).data
+    assert isinstance(data, ParquetData)
+    assert (data.train, data.test) == ("s3://bucket/a", str(tmp_path / "inner" / "c"))
 
 
 def test_precision_is_resolved_from_the_file() -> None:

@@ -27,6 +27,7 @@ def test_inspection_agrees_with_loading() -> None:
     assert splits.val is not None
     assert (info.num_train, info.num_val, info.num_test) == (len(splits.train), len(splits.val), len(splits.test))
     assert info.num_classes == splits.num_classes == 10
+    assert info.channels == splits.channels == 1
     assert 270 <= info.num_val <= 290
 
 

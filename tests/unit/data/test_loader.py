@@ -11,7 +11,7 @@ from simlap import rng
 from simlap.config.schema import Augment, DigitsData
 from simlap.data import Augmenter, Batch, DataInfo, ImageSet, TrainLoader, check_batch, eval_batches, pair_labels
 from simlap.data.loader import _STEPS_DRAWN
-from simlap.errors import DataError, UserError
+from simlap.errors import ConfigError, DataError
 
 AUGMENT = Augment(rotate=10.0, translate=0.1, brightness=0.2, contrast=0.2, erase=0.3)
 OFF = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
@@ -135,21 +135,21 @@ def test_no_augmentation_at_all() -> None:
 
 def test_a_batch_larger_than_an_epoch_is_refused() -> None:
     assert _loader(batch_size=150).steps_per_epoch == 1
-    with pytest.raises(DataError, match=r"train.batch_size 151.*150 rows \(50 training images x .* 3\)"):
+    with pytest.raises(DataError, match=r"train.batch_size: .*150 rows \(50 training images x .* 3\).*got 151"):
         _loader(batch_size=151)
-    info = DataInfo(num_train=50, num_val=5, num_test=5, class_names=("a", "b"), fingerprint="")
+    info = DataInfo(num_train=50, num_val=5, num_test=5, channels=1, class_names=("a", "b"), fingerprint="")
     data = DigitsData(source="digits", repeated_augmentation=3)
     check_batch(info, data, 150)
-    with pytest.raises(DataError, match=r"train\.batch_size 151"):
+    with pytest.raises(DataError, match=r"train\.batch_size: .*got 151"):
         check_batch(info, data, 151)
 
 
 def test_impossible_workers_and_pairs_are_refused() -> None:
-    with pytest.raises(UserError, match=r"resources\.workers 40"):
+    with pytest.raises(ConfigError, match=r"resources\.workers: more workers.*got 40"):
         _loader(world_size=40)
     with pytest.raises(ValueError, match="rank"):
         _loader(rank=2, world_size=2)
-    with pytest.raises(DataError, match="distinct"):
+    with pytest.raises(DataError, match=r"method\.pairs: .*distinct"):
         _loader(num_classes=1, pairs="distinct")
 
 

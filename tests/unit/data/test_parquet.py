@@ -21,7 +21,10 @@ NAMES = ("cat", "dog", "emu")
 LABELS = [0, 1, 2] * 4
 
 
-def _data(train: Path | str, test: Path | str, **fields: Any) -> ParquetData:
+def _data(train: Path | str, test: Path | str | None = None, **fields: Any) -> ParquetData:
+    """A set of a training and a test part; by default the test part is a copy of the training file."""
+    if test is None:
+        test = shutil.copy(train, Path(train).with_suffix(".copy"))
     fields = {"validation": Validation(fraction=0.25), "image_size": 8, **fields}
     return ParquetData(source="parquet", train=str(train), test=str(test), **fields)
 
@@ -47,7 +50,7 @@ def test_images_labels_and_names_come_back(tmp_path: Path, write: Any) -> None:
     assert splits.class_names == NAMES
     assert splits.train.labels.tolist() == LABELS
     assert splits.test.labels.tolist() == [2, 0]
-    assert splits.channels == 3
+    assert splits.channels == inspect_data(data).channels == 3
     for row in range(12):
         assert torch.equal(splits.train.images[row], _pixels(row))
     assert torch.equal(splits.test.images[1], _pixels(51))
@@ -67,7 +70,7 @@ def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, write: Any)
 
 def test_the_validation_part_is_held_out(tmp_path: Path, write: Any) -> None:
     train = write(tmp_path / "train.parquet", LABELS, names=NAMES)
-    splits = load_splits(_data(train, train))
+    splits = load_splits(_data(train))
     assert splits.val is not None
     assert sorted(splits.val.labels.tolist()) == [0, 1, 2]
     seen = torch.cat((splits.train.images, splits.val.images)).flatten(1).tolist()
@@ -83,7 +86,7 @@ def test_binary_column_other_names_and_small_integers(tmp_path: Path, write: Any
         label_type=pa.uint8(),
         as_struct=False,
     )
-    splits = load_splits(_data(path, path, image_column="photo", label_column="kind", validation="none"))
+    splits = load_splits(_data(path, image_column="photo", label_column="kind", validation="none"))
     assert splits.class_names == ("0", "1", "2")
     assert torch.equal(splits.train.images[3], _pixels(3))
 
@@ -93,7 +96,7 @@ def test_grey_sixteen_bit_and_larger_images(tmp_path: Path, write: Any) -> None:
     deep = np.full((8, 8), 0x8000, dtype=np.uint16)
     large = np.full((20, 30, 3), 77, dtype=np.uint8)
     path = write(tmp_path / "set.parquet", [0, 1, 0], images=[_png(grey), _png(deep), _png(large, "JPEG")])
-    images = load_splits(_data(path, path, validation="none")).train.images
+    images = load_splits(_data(path, validation="none")).train.images
     assert torch.equal(images[0], torch.from_numpy(grey).expand(3, 8, 8))
     assert torch.equal(images[1], torch.full((3, 8, 8), 0x80, dtype=torch.uint8))
     assert (images[2].int() - 77).abs().max() <= 2
@@ -135,7 +138,7 @@ def test_fingerprint_changes_with_the_data(tmp_path: Path, write: Any, change: s
 
 def test_inspection_reads_no_image(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS, images=[b"not an image"] * 12)
-    assert inspect_data(_data(path, path)).num_test == 12
+    assert inspect_data(_data(path)).num_test == 12
 
 
 # --- errors: each names the place, what is there, and what would do
@@ -159,14 +162,14 @@ def test_unknown_scheme(tmp_path: Path, write: Any) -> None:
 
 def test_folder_without_parquet(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    _fails(_data(tmp_path, tmp_path), "data.train", "no *.parquet", "notes.txt")
+    _fails(_data(tmp_path, tmp_path / "x"), "data.train", "no *.parquet", "notes.txt")
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 100, b"x" * 100 + b"\xff\xff\xff\x00PAR1"])
 def test_not_parquet(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "set.parquet"
     path.write_bytes(content)
-    _fails(_data(path, path), "data.train", str(path), "not a Parquet file")
+    _fails(_data(path), "data.train", str(path), "not a Parquet file")
 
 
 def test_damaged_footer(tmp_path: Path, write: Any) -> None:
@@ -174,47 +177,53 @@ def test_damaged_footer(tmp_path: Path, write: Any) -> None:
     raw = bytearray(path.read_bytes())
     raw[-60:-8] = b"\xff" * 52
     path.write_bytes(raw)
-    _fails(_data(path, path), str(path), "Parquet footer")
+    _fails(_data(path), str(path), "Parquet footer")
 
 
 def test_no_image_column(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS, image_column="picture")
-    _fails(_data(path, path), "neither `image` nor `img`", "data.image_column", "picture, label")
-    _fails(_data(path, path, image_column="pictures"), "'pictures'", "did you mean 'picture'", "picture, label")
+    _fails(_data(path), "neither `image` nor `img`", "data.image_column: ", "picture, label")
+    _fails(_data(path, image_column="pictures"), "'pictures'", "did you mean 'picture'", "picture, label")
 
 
 def test_two_image_columns(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
     table = pq.read_table(path)
     pq.write_table(table.append_column("image", table["img"]), path)
-    _fails(_data(path, path), "both `image` and `img`", "data.image_column")
-    assert inspect_data(_data(path, path, image_column="image")).num_test == 12
+    _fails(_data(path), "both `image` and `img`", "data.image_column")
+    assert inspect_data(_data(path, image_column="image")).num_test == 12
 
 
 def test_image_column_of_wrong_type(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, path, image_column="label"), "'label'", "int64", "struct<bytes: binary")
+    _fails(_data(path, image_column="label"), "'label'", "int64", "struct<bytes: binary")
 
 
 def test_no_label_column(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, path, label_column="lable"), "'lable'", "columns: img, label", "did you mean 'label'")
+    _fails(
+        _data(path, label_column="lable"),
+        "data.label_column: ",
+        "'lable'",
+        "Valid: img, label.",
+        "did you mean 'label'",
+    )
 
 
 def test_labels_of_wrong_type(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [0.5] * 3, label_type=pa.float32())
-    _fails(_data(path, path), "'label'", "float", "must be integers")
+    _fails(_data(path), "data.label_column: ", "'label'", "float", "must be integers")
 
 
 @pytest.mark.parametrize(("bad", "shown"), [(-1, "label -1"), (None, "label None"), (1 << 40, f"label {1 << 40}")])
 def test_labels_out_of_range(tmp_path: Path, write: Any, bad: int | None, shown: str) -> None:
     path = write(tmp_path / "set.parquet", [0, 1, bad, 0])
-    _fails(_data(path, path), str(path), "row 2", shown)
+    _fails(_data(path), str(path), "row 2", shown)
 
 
 def test_labels_beyond_the_names(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [0, 1, 2, 3], names=NAMES)
-    _fails(_data(path, path), "label 3", "3 classes")
+    _fails(_data(path), "label 3", "3 classes")
 
 
 def test_test_classes_beyond_the_training_set(tmp_path: Path, write: Any) -> None:
@@ -225,29 +234,37 @@ def test_test_classes_beyond_the_training_set(tmp_path: Path, write: Any) -> Non
 def test_class_names_that_differ(tmp_path: Path, write: Any) -> None:
     train = write(tmp_path / "train.parquet", LABELS, names=NAMES)
     test = write(tmp_path / "test.parquet", [0], names=("cat", "emu", "dog"))
-    _fails(_data(train, test), "class names", "'dog' and 'emu'")
+    _fails(_data(train, test), "data.test: class names", "'dog' and 'emu'")
+
+
+def test_the_test_set_holds_no_training_file(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / "train" / "a.parquet", LABELS)
+    link = tmp_path / "link.parquet"
+    link.symlink_to(path)
+    for train, test in ((path, path), (path.parent, path), (path, link), (path, path.as_uri())):
+        _fails(_data(train, test), "data.test: ", str(path), "also among the training files")
 
 
 def test_class_without_training_images(tmp_path: Path, write: Any) -> None:
     train = write(tmp_path / "train.parquet", [0, 2] * 6, names=NAMES)
-    _fails(_data(train, train), str(train), "no training image of class 'dog' (label 1)")
+    _fails(_data(train), "data.train: ", str(train), "no training image of class 'dog' (label 1)")
 
 
 def test_class_emptied_by_the_split(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [*LABELS, 3])
-    _fails(_data(path, path, validation=Validation(fraction=0.5)), "data.validation.fraction 0.5", "class '3'")
+    _fails(_data(path, validation=Validation(fraction=0.5)), "data.validation.fraction: ", "class '3'", "0.5")
 
 
 def test_split_without_validation_images(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, path, validation=Validation(fraction=0.01)), "data.validation.fraction 0.01", "no image")
+    _fails(_data(path, validation=Validation(fraction=0.01)), "data.validation.fraction: ", "no image", "0.01")
 
 
 def test_single_class_and_no_rows(tmp_path: Path, write: Any) -> None:
     one = write(tmp_path / "one.parquet", [0, 0, 0])
-    _fails(_data(one, one), "a single class")
+    _fails(_data(one), "a single class")
     none = write(tmp_path / "none.parquet", [])
-    _fails(_data(none, none), "no rows")
+    _fails(_data(none), "no rows")
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xd8\xff\xe0 broken", b"", None])
@@ -255,4 +272,4 @@ def test_corrupt_image_is_named(tmp_path: Path, write: Any, bad: bytes | None) -
     images = [_png(np.zeros((8, 8, 3), dtype=np.uint8))] * 5
     path = write(tmp_path / "set.parquet", [0, 1, 0, 1, 0], images=[*images[:3], bad, images[4]])
     with pytest.raises(DataError, match=re.escape(f"{path}, row 3 (images/3.png)")):
-        load_splits(_data(path, path, validation="none"))
+        load_splits(_data(path, validation="none"))

@@ -25,7 +25,7 @@ def make(kind: str, **fields: object) -> FeatureFilter:
 
 
 def m(module: FeatureFilter, v: Tensor) -> Tensor:
-    """METHOD.md: ReLU, BN, Linear, ReLU, BN, Linear; batch statistics, without touching the running ones."""
+    """docs/method.md: ReLU, BN, Linear, ReLU, BN, Linear; batch statistics, without touching the running ones."""
     first, second = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
 
     def norm(x: Tensor) -> Tensor:

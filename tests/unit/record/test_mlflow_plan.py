@@ -104,8 +104,37 @@ def test_an_arm_shows_its_summary_and_the_study_its_table() -> None:
     summary = {"arms": {arm: {"mean": 0.9, "ci_low": 0.8, "note": "text"}}, "markdown": "| arm |\n|---|"}
     plans = plans_of(view, {"summary.json": json.dumps(summary).encode(), "report.html": b"<html>"})
     assert plans[f"arm:{arm}"].single == {"mean": 0.9, "ci_low": 0.8}
-    assert plans["study"].tags["mlflow.note.content"].startswith("| arm |")
+    assert plans["study"].tags["mlflow.note.content"].startswith("| arm &emsp;|\n|---|")
     assert [a.path for a in plans["study"].artifacts] == ["report/report.html", "report/summary.json", "study.yaml"]
+
+
+def test_ended_cells_say_how_it_went_and_growing_ones_do_not_change_their_arm() -> None:
+    view = study(seeds=3, states={1: {"state": "stopped", "reason": "rung 1", "epochs": 2}, 2: {"state": "running"}})
+    arm = view.arms[0]
+    plans = plans_of(view)
+    done, stopped, running = (plans[f"cell:{one.cell_id}"].tags.get("mlflow.note.content") for one in arm.cells)
+    assert done is not None
+    assert done.startswith("Done, 3 epochs: test/probe_top1 **0.9**")
+    assert stopped is not None
+    assert stopped.startswith("Stopped after epoch 2 (rung 1)")
+    assert running is None
+    note = plans[f"arm:{arm.name}"].tags["mlflow.note.content"]
+    rows = [[value.strip() for value in line.replace("&emsp;", "").split("|")] for line in note.splitlines()[-3:]]
+    assert [row[1:4] for row in rows] == [["0", "done", "3"], ["1", "stopped", "2"], ["2", "running", ""]]
+    grown = study(
+        seeds=3,
+        states={1: {"state": "stopped", "reason": "rung 1", "epochs": 2}, 2: {"state": "running", "epochs": 2}},
+    )
+    assert plans_of(grown)[f"arm:{arm.name}"].digest == plans[f"arm:{arm.name}"].digest
+
+
+def test_the_metric_of_decisions_is_the_first_chart() -> None:
+    view = json.loads(plans_of(study())["study"].experiment_tags["mlflow.sharedViewState.curves"])
+    state = json.loads(view["state"])
+    assert state["compareRunCharts"][0]["metricKey"] == "val/probe_top1"
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert all(chart["metricSectionId"] in sections for chart in state["compareRunCharts"])
+    assert set(state["groupsExpanded"]) == {f"tag.simlap.arm.{arm.name}" for arm in study().arms}
 
 
 def test_a_long_table_is_cut_at_a_line_and_says_so() -> None:

@@ -151,4 +151,4 @@ def test_gates_that_say_nothing_are_a_warning(mean: float, word: str | None) -> 
         for notice in found:
             assert notice.level == "warning"
             assert arm.name in notice.text
-            assert word in notice.detail
+            assert str(word) in notice.detail

@@ -113,7 +113,7 @@ def test_each_protocol_keeps_its_own_numbers(tmp_path: Path) -> None:
 
 
 def test_a_failing_run_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="train/.* is (nan|inf)"):
+    with pytest.raises(RuntimeError, match=r"train/.* is (nan|inf)"):
         list(run_cell(task(tmp_path, optim__lr=1e30, optim__name="sgd"), World()))
     view = read_cell(Storage(tmp_path), "c")
     assert view.state == "failed"
