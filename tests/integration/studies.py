@@ -19,7 +19,7 @@ from tests.tiny import TREE
 STUDY = """
 name: small
 base: base.yaml
-set: {train.epochs: 12}
+set: {train.epochs: 30}
 factors: {filter: {path: method.gate.kind, levels: [gumbel, open]}}
 baseline: {filter: gumbel}
 seeds: 2

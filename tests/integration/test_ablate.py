@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,6 @@ import pytest
 from tests.integration.studies import STUDY, Lab, mlflow_runs, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("undisturbed"))
-    done = lab.ablate()
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "no noise"
-    assert "report.html" in done.stdout
-    return lab
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def copy(undisturbed: Lab, tmp_path: Path) -> Lab:
 def test_everything_is_recorded(undisturbed: Lab) -> None:
     cells = undisturbed.cells()
     assert {key: (cell.state, cell.epoch) for key, cell in cells.items()} == {
-        (f"filter={level}", seed): ("done", 12) for level in ("gumbel", "open") for seed in (0, 1)
+        (f"filter={level}", seed): ("done", 30) for level in ("gumbel", "open") for seed in (0, 1)
     }
     runs = mlflow_runs(undisturbed)
     kinds = [run.data.tags["simlap.kind"] for run in runs]
@@ -65,34 +56,51 @@ def test_a_new_level_runs_only_its_cells(copy: Lab, undisturbed: Lab) -> None:
     assert {key: numbers[key] for key in undisturbed.numbers()} == undisturbed.numbers()
 
 
-def test_killed_in_the_middle(tmp_path: Path, undisturbed: Lab) -> None:
+def test_the_finished_study_can_be_asked_about(copy: Lab) -> None:
+    assert "0 of 4 cells to run" in copy.run("plan", "study.yaml").stdout
+    assert "filter=open" in copy.run("status", "small").stdout
+    assert copy.run("report", "study.yaml", "--format", "md").stdout.startswith("#")
+    assert "\\toprule" in copy.run("report", "small", "--format", "latex").stdout
+    synced = copy.run("sync", "small")
+    assert synced.returncode == 0, synced.stderr
+    assert len(mlflow_runs(copy)) == 1 + 2 + 4, "rebuilt from the journal alone"
+
+
+def test_interrupted_and_killed_in_the_middle(tmp_path: Path, undisturbed: Lab) -> None:
     lab = Lab(tmp_path)
     going = lab.start("ablate", "study.yaml")
     plan = tmp_path / "runs/studies/small/plan.json"
+    wait_for(lambda: plan.exists() and any(cell.epoch for cell in lab.cells().values()))
+    os.kill(going.pid, signal.SIGINT)
+    out, err = going.communicate(timeout=120)
+    assert going.returncode == 130, (out, err)
+    assert "continue with: simlap ablate study.yaml" in err
+    assert not (tmp_path / "runs/studies/small/lease.json").exists()
+
+    going = lab.start("ablate", "study.yaml")
 
     def in_the_middle() -> bool:
-        if not plan.exists():
-            return False
         cells = lab.cells().values()
         return any(cell.state == "done" for cell in cells) and any(
-            cell.state == "running" and cell.durable_epoch >= 3 for cell in cells
+            cell.state == "running" and 3 <= cell.durable_epoch <= 6 for cell in cells
         )
 
     wait_for(in_the_middle)
     os.kill(going.pid, signal.SIGKILL)
     going.communicate()
-    before = lab.cells()
+    time.sleep(3)  # its actors live on for a moment
+    before, before_starts = lab.cells(), lab.starts()
     done = lab.ablate()
     assert done.returncode == 0, done.stderr
     assert lab.numbers() == undisturbed.numbers(), "to the last digit"
     starts = lab.starts()
     for key, cell in before.items():
         if cell.state == "done":
-            assert starts[key] == [0], "no finished cell runs twice"
-        elif cell.state == "running" and cell.durable_epoch:
-            assert len(starts[key]) == 2
-            assert starts[key][1] >= cell.durable_epoch, "it continues from its last epoch"
-    assert any(from_epoch[1:] and from_epoch[1] >= 3 for from_epoch in starts.values())
+            assert starts[key] == before_starts[key], "no finished cell runs twice"
+        elif cell.durable_epoch:
+            assert len(starts[key]) == len(before_starts[key]) + 1
+            assert starts[key][-1] >= cell.durable_epoch, "it continues from its last epoch"
+    assert any(starts[key][-1] >= 3 for key, cell in before.items() if cell.state != "done")
     runs = mlflow_runs(lab)
     assert len(runs) == 1 + 2 + 4, "one run per cell"
 
@@ -103,7 +111,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     )
     lab = Lab(
         tmp_path,
-        study.replace("filter: gumbel", "lr: 0.01").replace("epochs: 12", "epochs: 2"),
+        study.replace("filter: gumbel", "lr: 0.01").replace("epochs: 30", "epochs: 2"),
         optim={"name": "sgd", "lr": 0.01},
     )
     done = lab.ablate()
@@ -118,7 +126,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
     """Worker groups fill the machine, ASHA ends some of them early, and the next ones still find room."""
-    study = STUDY.replace("epochs: 12", "epochs: 2").replace("seeds: 2", "seeds: 1") + (
+    study = STUDY.replace("epochs: 30", "epochs: 2").replace("seeds: 2", "seeds: 1") + (
         "resources: {workers: 2}\n"
         "scheduler: {kind: asha, grace_epochs: 1, reduction_factor: 2}\n"
         # the first epoch's loss is highest for the baseline, which comes first: the others are stopped at the first rung
@@ -136,4 +144,5 @@ def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
     for cell in cells.values():
         assert cell.provenance["world_size"] == 2
         assert cell.state == "done" or "is not among the best" in (cell.reason or "")
-    assert "nothing to run" in lab.ablate().stdout
+    planned = lab.run("plan", "study.yaml")
+    assert "0 of 3 cells to run" in planned.stdout
