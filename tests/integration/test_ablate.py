@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.studies import STUDY, Lab, mlflow_runs, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
 
 
 @pytest.fixture

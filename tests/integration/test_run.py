@@ -12,7 +12,7 @@ from simlap.record.journal import read_cell
 from simlap.record.view import CellView
 from tests.integration.studies import Lab, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
 
 
 def only_cell(lab: Lab) -> CellView:

@@ -235,7 +235,8 @@ def test_errors_name_the_place_of_the_change() -> None:
     ],
 )
 def test_unusual_but_sound_schedules(optim: dict[str, Any]) -> None:
-    validate(Experiment, {"name": "x", "data": {"source": "digits"}, "optim": optim})
+    kept = validate(Experiment, {"name": "x", "data": {"source": "digits"}, "optim": optim}).optim
+    assert {name: getattr(kept, name) for name in optim} == optim
 
 
 def test_the_headline_is_the_largest_k_up_to_20() -> None:
