@@ -7,6 +7,7 @@ E}.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, assert_never
 
 import torch
@@ -25,9 +26,10 @@ class GateOutput(NamedTuple):
     for the batch mean: a mean taken here would be wrong under data parallelism, where workers may differ in rows."""
 
 
-class FeatureFilter(nn.Module):
+class FeatureFilter(nn.Module, ABC):
     """Class pairs to gates."""
 
+    @abstractmethod
     def forward(self, labels: Tensor, pair_labels: Tensor, noise: Tensor | None = None) -> GateOutput:
         """Gates of the pairs (y, p).
 
@@ -37,7 +39,6 @@ class FeatureFilter(nn.Module):
             noise: [b, D], this worker's rows of `draw_noise`. Needed in training mode by the kinds with noise, ignored
                 otherwise.
         """
-        raise NotImplementedError
 
     def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor | None:
         """Noise for the *global* batch, to be sliced by worker: [B, D] float32 on the generator's device, or None."""

@@ -144,7 +144,7 @@ def test_inspection_reads_no_image(tmp_path: Path, write: Any) -> None:
 # --- errors: each names the place, what is there, and what would do
 
 
-def _fails(data: ParquetData, *parts: str) -> None:
+def _expect_failure(data: ParquetData, *parts: str) -> None:
     with pytest.raises(DataError) as caught:
         inspect_data(data)
     for part in parts:
@@ -153,23 +153,25 @@ def _fails(data: ParquetData, *parts: str) -> None:
 
 def test_missing_path(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, tmp_path / "nowhere"), "data.test", str(tmp_path / "nowhere"), "no such file or folder")
+    _expect_failure(_data(path, tmp_path / "nowhere"), "data.test", str(tmp_path / "nowhere"), "no such file or folder")
 
 
 def test_unknown_scheme(tmp_path: Path, write: Any) -> None:
-    _fails(_data("carrier-pigeon://x/y", write(tmp_path / "set.parquet", LABELS)), "data.train", "carrier-pigeon")
+    _expect_failure(
+        _data("carrier-pigeon://x/y", write(tmp_path / "set.parquet", LABELS)), "data.train", "carrier-pigeon"
+    )
 
 
 def test_folder_without_parquet(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    _fails(_data(tmp_path, tmp_path / "x"), "data.train", "no *.parquet", "notes.txt")
+    _expect_failure(_data(tmp_path, tmp_path / "x"), "data.train", "no *.parquet", "notes.txt")
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 100, b"x" * 100 + b"\xff\xff\xff\x00PAR1"])
 def test_not_parquet(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "set.parquet"
     path.write_bytes(content)
-    _fails(_data(path), "data.train", str(path), "not a Parquet file")
+    _expect_failure(_data(path), "data.train", str(path), "not a Parquet file")
 
 
 def test_damaged_footer(tmp_path: Path, write: Any) -> None:
@@ -177,31 +179,31 @@ def test_damaged_footer(tmp_path: Path, write: Any) -> None:
     raw = bytearray(path.read_bytes())
     raw[-60:-8] = b"\xff" * 52
     path.write_bytes(raw)
-    _fails(_data(path), str(path), "Parquet footer")
+    _expect_failure(_data(path), str(path), "Parquet footer")
 
 
 def test_no_image_column(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS, image_column="picture")
-    _fails(_data(path), "neither `image` nor `img`", "data.image_column: ", "picture, label")
-    _fails(_data(path, image_column="pictures"), "'pictures'", "did you mean 'picture'", "picture, label")
+    _expect_failure(_data(path), "neither `image` nor `img`", "data.image_column: ", "picture, label")
+    _expect_failure(_data(path, image_column="pictures"), "'pictures'", "did you mean 'picture'", "picture, label")
 
 
 def test_two_image_columns(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
     table = pq.read_table(path)
     pq.write_table(table.append_column("image", table["img"]), path)
-    _fails(_data(path), "both `image` and `img`", "data.image_column")
+    _expect_failure(_data(path), "both `image` and `img`", "data.image_column")
     assert inspect_data(_data(path, image_column="image")).num_test == 12
 
 
 def test_image_column_of_wrong_type(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, image_column="label"), "'label'", "int64", "struct<bytes: binary")
+    _expect_failure(_data(path, image_column="label"), "'label'", "int64", "struct<bytes: binary")
 
 
 def test_no_label_column(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(
+    _expect_failure(
         _data(path, label_column="lable"),
         "data.label_column: ",
         "'lable'",
@@ -212,29 +214,29 @@ def test_no_label_column(tmp_path: Path, write: Any) -> None:
 
 def test_labels_of_wrong_type(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [0.5] * 3, label_type=pa.float32())
-    _fails(_data(path), "data.label_column: ", "'label'", "float", "must be integers")
+    _expect_failure(_data(path), "data.label_column: ", "'label'", "float", "must be integers")
 
 
 @pytest.mark.parametrize(("bad", "shown"), [(-1, "label -1"), (None, "label None"), (1 << 40, f"label {1 << 40}")])
 def test_labels_out_of_range(tmp_path: Path, write: Any, bad: int | None, shown: str) -> None:
     path = write(tmp_path / "set.parquet", [0, 1, bad, 0])
-    _fails(_data(path), str(path), "row 2", shown)
+    _expect_failure(_data(path), str(path), "row 2", shown)
 
 
 def test_labels_beyond_the_names(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [0, 1, 2, 3], names=NAMES)
-    _fails(_data(path), "label 3", "3 classes")
+    _expect_failure(_data(path), "label 3", "3 classes")
 
 
 def test_test_classes_beyond_the_training_set(tmp_path: Path, write: Any) -> None:
     train, test = write(tmp_path / "train.parquet", LABELS), write(tmp_path / "test.parquet", [0, 5])
-    _fails(_data(train, test), "data.test", str(test), "label 5", "3 classes in the training part")
+    _expect_failure(_data(train, test), "data.test", str(test), "label 5", "3 classes in the training part")
 
 
 def test_class_names_that_differ(tmp_path: Path, write: Any) -> None:
     train = write(tmp_path / "train.parquet", LABELS, names=NAMES)
     test = write(tmp_path / "test.parquet", [0], names=("cat", "emu", "dog"))
-    _fails(_data(train, test), "data.test: class names", "'dog' and 'emu'")
+    _expect_failure(_data(train, test), "data.test: class names", "'dog' and 'emu'")
 
 
 def test_the_test_set_holds_no_training_file(tmp_path: Path, write: Any) -> None:
@@ -242,29 +244,29 @@ def test_the_test_set_holds_no_training_file(tmp_path: Path, write: Any) -> None
     link = tmp_path / "link.parquet"
     link.symlink_to(path)
     for train, test in ((path, path), (path.parent, path), (path, link), (path, path.as_uri())):
-        _fails(_data(train, test), "data.test: ", str(path), "also among the training files")
+        _expect_failure(_data(train, test), "data.test: ", str(path), "also among the training files")
 
 
 def test_class_without_training_images(tmp_path: Path, write: Any) -> None:
     train = write(tmp_path / "train.parquet", [0, 2] * 6, names=NAMES)
-    _fails(_data(train), "data.train: ", str(train), "no training image of class 'dog' (label 1)")
+    _expect_failure(_data(train), "data.train: ", str(train), "no training image of class 'dog' (label 1)")
 
 
 def test_class_emptied_by_the_split(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", [*LABELS, 3])
-    _fails(_data(path, validation=Validation(fraction=0.5)), "data.validation.fraction: ", "class '3'", "0.5")
+    _expect_failure(_data(path, validation=Validation(fraction=0.5)), "data.validation.fraction: ", "class '3'", "0.5")
 
 
 def test_split_without_validation_images(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "set.parquet", LABELS)
-    _fails(_data(path, validation=Validation(fraction=0.01)), "data.validation.fraction: ", "no image", "0.01")
+    _expect_failure(_data(path, validation=Validation(fraction=0.01)), "data.validation.fraction: ", "no image", "0.01")
 
 
 def test_single_class_and_no_rows(tmp_path: Path, write: Any) -> None:
     one = write(tmp_path / "one.parquet", [0, 0, 0])
-    _fails(_data(one), "a single class")
+    _expect_failure(_data(one), "a single class")
     none = write(tmp_path / "none.parquet", [])
-    _fails(_data(none), "no rows")
+    _expect_failure(_data(none), "no rows")
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xd8\xff\xe0 broken", b"", None])
