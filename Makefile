@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench constraints clean
+.PHONY: help env demo test soak lint format bench constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,9 +30,12 @@ demo: $(STAMP) ## the study ablations/filter.yaml: a fair answer in a few minute
 test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## all tests: the fast ones, then the slow ones
 	@status=0; \
-	$(BIN)/python -m pytest -m 'not slow' || status=$$?; \
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadgroup || status=$$?; \
 	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow || status=$$?; fi; \
 	exit $$status
+
+soak: $(STAMP) ## the recipes on real images, about two hours on two cores; results in docs/results
+	@$(BIN)/python tools/soak.py
 
 lint: $(STAMP) ## style, types, architecture, tree
 	@sh tools/lint.sh '$(BIN)'

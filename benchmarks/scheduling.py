@@ -92,9 +92,9 @@ def measure(folder: Path, cells: int) -> dict[str, float]:
     plan.save()
     launched_ms = time.time_ns() / 1e6
     began = time.perf_counter()
-    with Progress(plan, Console(file=io.StringIO()), slots=slots) as progress:
+    with Progress(plan, Console(file=io.StringIO())) as progress:
         scheduler, events = build_scheduler(plan), EventLog(storage.child("studies", study.name))
-        assert execute(plan, slots=slots, scheduler=scheduler, progress=progress, events=events)
+        assert execute(plan, plan.pending, slots=slots, scheduler=scheduler, progress=progress, events=events)
     wall = time.perf_counter() - began
     done = [cell for arm in read_study(storage, study.name).arms for cell in arm.cells]
     assert all(cell.state == "done" for cell in done)

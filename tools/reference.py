@@ -77,12 +77,13 @@ def models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from models(part)
 
 
-def below(model: type[BaseModel]) -> set[type[BaseModel]]:
-    """The model and all models under its keys."""
+def below(model: type[BaseModel], known: frozenset[type[BaseModel]] = frozenset()) -> set[type[BaseModel]]:
+    """The model and all models under its keys; those in `known` are not gone into."""
     found = {model}
     for info in model.model_fields.values():
         for child in models(info.annotation):
-            found |= below(child)
+            if child not in known | found:
+                found |= below(child, known | found)
     return found
 
 
@@ -127,7 +128,7 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _tag(kinds: tuple[type[BaseModel], ...]) -> str:
     key = "source" if "source" in kinds[0].model_fields else "kind"
-    tags = [_code(get_args(kind.model_fields[key].annotation)[0]) for kind in kinds]
+    tags = [_code(tag) for kind in kinds for tag in get_args(kind.model_fields[key].annotation)]
     return f"`{key}`: " + ", ".join(tags)
 
 

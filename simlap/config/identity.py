@@ -22,12 +22,20 @@ EXCLUDED = UNCOUNTED | {
     "data.test": "a path: the fingerprint of what lies there counts",
     "data.image_column": "part of the fingerprint",
     "data.label_column": "part of the fingerprint",
+    "data.root": "a path: the fingerprint of what lies there counts",
+    "data.download": "how the data comes to be there does not change it",
+    "data.hierarchy": "only the analysis of the gates looks at it",
+    "backbone.weights": "a path: the fingerprint of the weights counts",
+    "backbone.key_prefix": "part of the weights' fingerprint",
+    "pretrain": "the id of the stage, which is a run of its own, counts",
+    "train.compile": "changes the speed, and results by rounding only",
+    "train.channels_last": "changes the speed, and results by rounding only",
 }
 """Fields left out of the identity as they stand, and why. A test holds this list against the schema."""
 
 
-def training_part(experiment: Experiment, data_fingerprint: str) -> dict[str, Any]:
-    """The canonical form: fields at their default left out, so that ids survive new fields."""
+def training_part(experiment: Experiment, data_fingerprint: str, start: str | None = None) -> dict[str, Any]:
+    """The canonical form: fields at their default left out, so that ids survive new fields. Arguments as in `cell_id`."""
     tree: dict[str, Any] = experiment.model_dump(mode="json", exclude_defaults=True)
     tree["seed"] = experiment.seed
     tree["schema_version"] = experiment.schema_version
@@ -38,6 +46,8 @@ def training_part(experiment: Experiment, data_fingerprint: str) -> dict[str, An
             node = node.get(key, {})
         node.pop(last, None)
     tree["data"]["fingerprint"] = data_fingerprint
+    if start is not None:
+        tree["start"] = start
     if experiment.precision != "fp32":
         tree.setdefault("train", {})["precision"] = experiment.precision
     return {key: value for key, value in tree.items() if value != {}}
@@ -49,12 +59,18 @@ def canonical_hash(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def cell_id(experiment: Experiment, data_fingerprint: str) -> str:
-    """The id of the run (a hash of the canonical training part of the resolved experiment)."""
-    return canonical_hash(training_part(experiment, data_fingerprint))
+def cell_id(experiment: Experiment, data_fingerprint: str, start: str | None = None) -> str:
+    """The id of the run (a hash of the canonical training part of the resolved experiment).
+
+    Args:
+        experiment: resolved.
+        data_fingerprint: of its dataset.
+        start: what the backbone starts from: the cell id of the `pretrain` stage, or the fingerprint of `backbone.weights`.
+    """
+    return canonical_hash(training_part(experiment, data_fingerprint, start))
 
 
 def evaluation_id(evaluation: Evaluation, checkpoint_sha256: str) -> str:
-    """The id of one evaluation of one checkpoint; when it runs along the way does not count."""
-    protocol = evaluation.model_dump(mode="json", exclude={"every_epochs"})
+    """The id of one evaluation of one checkpoint; when it runs along the way does not count, nor do fields at their default."""
+    protocol = evaluation.model_dump(mode="json", exclude={"every_epochs"}, exclude_defaults=True)
     return canonical_hash({"protocol": protocol, "checkpoint": checkpoint_sha256})

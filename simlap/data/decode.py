@@ -2,62 +2,131 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from simlap.data.resize import fit_square
+from simlap.data.source import Part, Source, StoredImage
+from simlap.errors import DataError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+THREADS = min(8, os.cpu_count() or 1)  # helps large images; small ones are bound by the interpreter
+_ORIGIN = re.compile(r"^[\w()]+, \S+:\d+, ")  # torchvision begins with the line of its source file
 
 
 class DecodeError(Exception):
-    """An image that cannot be decoded: its row and the decoder's words."""
+    """An image that cannot be decoded: its place and the decoder's words."""
 
-    def __init__(self, row: int, reason: str) -> None:
-        self.row, self.reason = row, reason
-        super().__init__(f"row {row}: {reason}")
+    def __init__(self, place: str, reason: str) -> None:
+        self.place, self.reason = place, reason
+        super().__init__(f"{place}: {reason}")
 
 
-def decode_images(chunks: Iterable[Sequence[bytes | None]], out: Tensor, threads: int) -> None:
-    """Decode JPEG, PNG, GIF or WebP images into `out`, in threads.
+def decoded_squares(source: Source, part: Part, rows: Tensor, size: int) -> Tensor:
+    """What `Source.images` is to give, of a source with encoded images: uint8 [m, c, size, size]. Raises DataError."""
+    out = torch.empty((len(rows), source.channels, size, size), dtype=torch.uint8)
+    order = rows.argsort()
+    try:
+        decode_images(source.stored(part, rows[order]), out, targets=order)
+    except DecodeError as error:
+        raise DataError(str(error), key=source.key(part)) from error
+    return out
+
+
+def decode_images(
+    chunks: Iterable[Sequence[StoredImage]], out: Tensor, *, targets: Tensor | None = None, threads: int = THREADS
+) -> None:
+    """Decode images into `out`, in threads.
 
     Args:
-        chunks: encoded images, in the order of the rows. Some hundred to a chunk: handing over a job costs as
-            much as a small image.
-        out: uint8 [n, 3, s, s]; grey images fill the three channels alike.
+        chunks: images, in the order of `targets`. A chunk is one job: some hundred small images, since handing over a job
+            costs as much as one of them.
+        out: uint8 [n, c, s, s], c is 1 or 3. Grey images fill three channels alike; colours become luma.
+        targets: int64 [n], the row of `out` that each image goes to (default: 0, 1, ...).
         threads: decoders at work (the decoder lets go of the interpreter lock).
+
+    Raises:
+        DecodeError: for the first image that cannot be decoded.
     """
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    rows = range(len(out)) if targets is None else targets.tolist()
+
+    def jobs() -> Iterator[tuple[Sequence[StoredImage], Sequence[int]]]:
         first = 0
+        for chunk in chunks:
+            yield chunk, rows[first : first + len(chunk)]
+            first += len(chunk)
+
+    def decode(job: tuple[Sequence[StoredImage], Sequence[int]]) -> None:
+        for stored, row in zip(*job, strict=True):
+            out[row] = fit_square(decode_image(stored, out.shape[1])[None], out.shape[-1])[0]
+
+    for _ in in_threads(decode, jobs(), threads=threads):
+        pass
+
+
+def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], *, threads: int = THREADS) -> Iterator[Result]:
+    """`work(job)` of every job, in order, done in threads. The first exception ends it; jobs that wait are dropped."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            for chunk in chunks:
-                pending.append(pool.submit(_decode_chunk, chunk, out[first : first + len(chunk)], first))
-                first += len(chunk)
+            for job in jobs:
+                pending.append(pool.submit(work, job))
                 while len(pending) > 2 * threads:  # bounds the encoded bytes held in memory
-                    pending.popleft().result()
+                    yield pending.popleft().result()
             while pending:
-                pending.popleft().result()
+                yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
 
 
-def _decode_chunk(chunk: Sequence[bytes | None], out: Tensor, first: int) -> None:
-    from torchvision.io import ImageReadMode, decode_image  # seconds of import time, paid only by those who use it
+def decode_image(image: StoredImage, channels: int) -> Tensor:
+    """One image in its own size: uint8 [channels, h, w]. An animation gives its first frame. Raises DecodeError."""
+    try:
+        content = image.read()
+    except OSError as error:
+        raise DecodeError(image.place, str(error)) from error
+    if isinstance(content, Tensor):
+        return content
+    if not content:
+        raise DecodeError(image.place, "the image has no bytes (images by path alone cannot be read)")
+    return _decode(image.place, content, channels)
 
-    for offset, encoded in enumerate(chunk):
-        if not encoded:
-            raise DecodeError(first + offset, "the image has no bytes (images by path alone cannot be read)")
-        try:
-            # the copy into a bytearray gives torch the writable memory it insists on
-            image = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
-        except (RuntimeError, ValueError) as error:
-            raise DecodeError(first + offset, str(error).splitlines()[0]) from error
-        if image.dtype == torch.uint16:  # 16-bit PNG
-            image = (image.to(torch.int32) >> 8).to(torch.uint8)
-        if image.dim() == 4:  # an animation: its first frame
-            image = image[0]
-        out[offset] = fit_square(image[None], out.shape[-1])[0]
+
+def _decode(place: str, encoded: bytes, channels: int) -> Tensor:
+    from torchvision import io as tvio  # seconds of import time, paid only by those who use it
+
+    mode = tvio.ImageReadMode.GRAY if channels == 1 else tvio.ImageReadMode.RGB
+    try:
+        # the copy into a bytearray gives torch the writable memory it insists on
+        image: Tensor = tvio.decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode)
+    except (RuntimeError, ValueError) as error:
+        rare = _decode_rare(encoded, channels)
+        if rare is None:
+            raise DecodeError(place, _ORIGIN.sub("", str(error).splitlines()[0])) from error
+        return rare
+    if image.dtype == torch.uint16:  # 16-bit PNG
+        image = (image.to(torch.int32) >> 8).to(torch.uint8)
+    return image[0] if image.dim() == 4 else image
+
+
+def _decode_rare(encoded: bytes, channels: int) -> Tensor | None:
+    """BMP, TIFF and whatever else Pillow knows and torchvision does not; None where Pillow fails as well."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as file:
+            pixels = np.array(file.convert("L" if channels == 1 else "RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1)

@@ -5,28 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from pyarrow import fs as pafs
 from torch import Tensor
 
 from simlap.config.schema import ParquetData
-from simlap.data.decode import DecodeError, decode_images
-from simlap.data.source import Part
+from simlap.data.decode import decoded_squares
+from simlap.data.hierarchy import Hierarchy
+from simlap.data.huggingface import class_names_in, is_grey
+from simlap.data.places import filesystem
+from simlap.data.source import Part, StoredImage
 from simlap.errors import DataError
+
+Array = NDArray[np.int64]
 
 _IMAGE_COLUMNS = ("image", "img")
 _MAGIC = b"PAR1"
-_CHUNK = 256
-_THREADS = min(8, os.cpu_count() or 1)  # helps large images; small ones are bound by the interpreter
+_CHUNK = 256  # rows, fewer where these would be more than _CHUNK_BYTES
+_CHUNK_BYTES = 16 << 20
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
 _MAX_LABEL = 1 << 31
 
 
@@ -48,12 +56,13 @@ class _PartFiles:
 
     def __init__(self, part: Part, uri: str, data: ParquetData) -> None:
         self.key = f"data.{part}"
-        self._fs, self._root = _filesystem(self.key, uri)
+        self._fs, self._root = filesystem(self.key, uri)
         self.where = uri if "://" in uri else self._root
         try:
             self.shards = self._read_footers()
             self.image_column = self._find_image_column(data.image_column)
             self.labels, self.class_names = self._read_labels(data.label_column)
+            self.grey = all(is_grey(shard.schema, self.image_column) for shard in self.shards)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"cannot read {self.where}: {error}", key=self.key) from error
         if not len(self.labels):
@@ -75,7 +84,17 @@ class _PartFiles:
         if not files:
             names = ", ".join(sorted(item.base_name for item in found)[:10]) or "nothing"
             raise DataError(f"no *.parquet file in the folder {self.where} (it holds: {names})", key=self.key)
+        self._check_complete([item.base_name for item in files])
         return [self._read_footer(item, item.base_name) for item in files]
+
+    def _check_complete(self, names: list[str]) -> None:
+        """Where shards say how many there are, as in `train-00000-of-00005.parquet`, all must be there."""
+        for match in filter(None, map(_NUMBERED.fullmatch, names)):
+            stem, total = match[1], match[3]
+            for number in range(int(total)):
+                name = f"{stem}-{number:05d}-of-{total}.parquet"
+                if name not in names:
+                    raise DataError(f"the shard {name} is missing in {self.where}", key=self.key)
 
     def _read_footer(self, info: Any, name: str) -> _Shard:
         with self._fs.open_input_file(info.path) as file:
@@ -158,47 +177,44 @@ class _PartFiles:
                     value=column,
                 )
             parts.append(torch.tensor(values.cast(pa.int64()).to_numpy()))
-            names = names or _class_names(shard.schema, column)
+            names = names or class_names_in(shard.schema, column)
         return torch.cat(parts), names
 
     # --- images
 
-    def decode(self, size: int) -> Tensor:
-        """uint8 [n, 3, size, size]."""
-        out = torch.empty((len(self.labels), 3, size, size), dtype=torch.uint8)
-        first = 0
+    def stored(self, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
+        """The images at `rows`, ascending. Row groups without any of them are not read."""
+        wanted, first = rows.numpy(), 0
         for shard in self.shards:
-            try:
-                decode_images(self._chunks(shard), out[first : first + shard.rows], _THREADS)
-            except DecodeError as error:
-                path = self._image_path(shard, error.row)
-                name = f" ({path})" if path else ""
-                raise DataError(f"{shard.path}, row {error.row}{name}: {error.reason}", key=self.key) from error
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(f"cannot read {shard.path}: {error}", key=self.key) from error
+            here = _between(wanted, first, shard.rows)
+            if len(here):
+                try:
+                    yield from self._stored(shard, here)
+                except (OSError, pa.ArrowException) as error:
+                    raise DataError(f"cannot read {shard.path}: {error}", key=self.key) from error
             first += shard.rows
-        return out
 
-    def _chunks(self, shard: _Shard) -> Iterator[Sequence[bytes | None]]:
+    def _stored(self, shard: _Shard, rows: Array) -> Iterator[Sequence[StoredImage]]:
+        chunk = max(1, min(_CHUNK, _CHUNK_BYTES * shard.rows // shard.size))
         with self._fs.open_input_file(shard.path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_CHUNK, columns=[self.image_column]):
-                column = batch.column(0)
-                yield (pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column).to_pylist()
-
-    def _image_path(self, shard: _Shard, row: int) -> str | None:
-        """The `path` stored beside an image, for messages."""
-        with self._fs.open_input_file(shard.path) as file:
-            value = pq.ParquetFile(file).read(columns=[self.image_column]).column(0)[row].as_py()
-        return value.get("path") if isinstance(value, dict) else None
+            parquet, start = pq.ParquetFile(file), 0
+            for group in range(parquet.num_row_groups):
+                count = parquet.metadata.row_group(group).num_rows
+                if len(_between(rows, start, count)):
+                    first = start
+                    for batch in parquet.iter_batches(chunk, row_groups=[group], columns=[self.image_column]):
+                        here = _between(rows, first, len(batch))
+                        yield _images(shard.path, (here + first).tolist(), batch.column(0).take(pa.array(here)))
+                        first += len(batch)
+                start += count
 
 
 class ParquetSource:
     """A local file, a folder of `*.parquet` shards (in the order of their names) or any pyarrow.fs URI."""
 
-    channels = 3
+    hierarchy: Hierarchy | None = None
 
     def __init__(self, data: ParquetData) -> None:
-        self._size = data.image_size
         self._parts: dict[Part, _PartFiles] = {
             "train": _PartFiles("train", data.train, data),
             "test": _PartFiles("test", data.test, data),
@@ -220,16 +236,23 @@ class ParquetSource:
         self.class_names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
         for part in (train, test):
             self._check_range(part, data.label_column, "named" if names else "in the training part")
+        self.channels = 1 if train.grey and test.grey else 3
         self.fingerprint = self._fingerprint(data.label_column)
 
     def labels(self, part: Part) -> Tensor:
         return self._parts[part].labels
 
-    def images(self, part: Part) -> Tensor:
-        return self._parts[part].decode(self._size)
+    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
+        return decoded_squares(self, part, rows, size)
+
+    def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
+        return self._parts[part].stored(rows)
 
     def where(self, part: Part) -> str:
         return self._parts[part].where
+
+    def key(self, part: Part) -> str:
+        return self._parts[part].key
 
     def _check_range(self, part: _PartFiles, column: str, origin: str) -> None:
         largest = int(part.labels.max())
@@ -251,27 +274,25 @@ class ParquetSource:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _filesystem(key: str, uri: str) -> tuple[Any, str]:
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    try:
-        filesystem, root = pafs.FileSystem.from_uri(uri)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(str(error), key=key, value=uri) from error
-    return filesystem, posixpath.normpath(root)
-
-
 def _is_binary(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _class_names(schema: Any, column: str) -> tuple[str, ...] | None:
-    """Class names from the metadata that the `datasets` library writes, where they are there and well formed."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return None
+def _between(rows: Array, first: int, count: int) -> Array:
+    """Those of the ascending `rows` in first .. first + count - 1, counted from `first`."""
+    start, end = np.searchsorted(rows, (first, first + count))
+    return rows[start:end] - first
+
+
+def _images(path: str, rows: list[int], column: Any) -> list[StoredImage]:
+    """The images of a column's values, which are the file's `rows`."""
+    images = []
+    for row, value in zip(rows, column.to_pylist(), strict=True):
+        content, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        place = f"{path}, row {row} ({name})" if name else f"{path}, row {row}"
+        images.append(StoredImage(place, name, partial(_same, content)))
+    return images
+
+
+def _same(content: bytes | None) -> bytes | None:
+    return content

@@ -1,13 +1,17 @@
-"""What a dataset's source gives, before the validation split."""
+"""What a dataset's source gives, before classes are chosen and the validation split is drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
+from simlap.data.hierarchy import Hierarchy
+
 Part = Literal["train", "test"]
+PARTS: tuple[Part, Part] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,45 @@ class ImageSet:
         return ImageSet(self.images[rows], self.labels[rows])
 
 
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as its source holds it."""
+
+    place: str
+    """File, or file and row, for messages."""
+    name: str | None
+    """Its file's name inside the dataset, where it has one."""
+    read: Callable[[], bytes | Tensor | None]
+    """Gives the encoded file, uint8 [c, h, w], or None where there is nothing. May raise OSError."""
+
+
 class Source(Protocol):
     """An opened dataset: labels are at hand, images are decoded on request."""
 
     class_names: tuple[str, ...]
-    fingerprint: str
     channels: int
     """Of the images."""
+    fingerprint: str
+    """Changes with the data, not with the folder it lies in."""
+    hierarchy: Hierarchy | None
+    """Of the classes, where the dataset itself has one."""
 
     def labels(self, part: Part) -> Tensor:
         """int64 [n]."""
         ...
 
-    def images(self, part: Part) -> Tensor:
-        """uint8 [n, c, s, s], s = `data.image_size`."""
+    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
+        """The images at `rows` (int64 [m], each once, in any order) as squares: uint8 [m, c, size, size]. Raises DataError."""
+        ...
+
+    def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
+        """The same as they are stored, `rows` ascending, in chunks of a size that suits a job. Raises DataError."""
         ...
 
     def where(self, part: Part) -> str:
         """The place of a part, for messages."""
+        ...
+
+    def key(self, part: Part) -> str:
+        """The setting that leads to a part, for messages."""
         ...

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from simlap import rng
-from simlap.config.schema import Data, DigitsData, Validation
-from simlap.data.digits import DigitsSource
+from simlap.config.schema import Data, DigitsData, FolderData, ParquetData
+from simlap.data.channels import channel_statistics, with_channels
+from simlap.data.digits import open_digits
+from simlap.data.folder import open_folder
+from simlap.data.hierarchy import Hierarchy, check_hierarchy, restrict
+from simlap.data.known_hierarchies import known_hierarchy
+from simlap.data.memory import check_memory
 from simlap.data.parquet import ParquetSource
-from simlap.data.source import ImageSet, Source
+from simlap.data.selection import chosen_classes, fraction_rows, validation_rows
+from simlap.data.source import ImageSet, Part, Source
+from simlap.data.torchvision_sets import open_torchvision
 from simlap.errors import DataError
 
-__all__ = ["DataInfo", "ImageSet", "Splits", "channel_statistics", "inspect_data", "load_splits", "validation_rows"]
+__all__ = ["DataInfo", "ImageSet", "Selection", "Splits", "inspect_data", "load_splits", "select"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,10 @@ class DataInfo:
     class_names: tuple[str, ...]
     fingerprint: str
     """Changes with the data, not with the folder it lies in."""
+    class_sizes: tuple[int, ...]
+    """Images of each class in the training part, after the validation split."""
+    hierarchy: Hierarchy | None = field(default=None, hash=False)
+    """Relations of the classes, where they are known."""
 
     @property
     def num_classes(self) -> int:
@@ -42,12 +53,21 @@ class Splits:
     """A decoded dataset."""
 
     train: ImageSet
+    """uint8 [n, c, t, t], t = `data.stored_size`, or `image_size` where that is not given. So are the others."""
     val: ImageSet | None
     test: ImageSet
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, of the training part, pixels in [0, 1]."""
+    """Per channel, pixels in [0, 1]: `data.mean`, or of the training part as it is stored."""
     std: tuple[float, ...]
+    image_size: int
+    """Side of the network's input."""
+    eval_size: int
+    """At evaluation, images are resized to this side, then centre-cropped to `image_size`."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Of the resize at evaluation: that of the training crop, so that both see images that are blurred alike."""
+    hierarchy: Hierarchy | None = field(default=None, hash=False)
+    """Relations of the classes, where they are known."""
 
     @property
     def num_classes(self) -> int:
@@ -58,111 +78,181 @@ class Splits:
         return self.train.images.shape[1]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """An opened dataset, and the images of it that an experiment uses."""
+
+    source: Source
+    class_names: tuple[str, ...]
+    new_labels: Tensor
+    """int64, for each label of the source: its label here, or -1 where the class is left out."""
+    train: Tensor
+    """int64, rows of the source's training part, ascending. So are the others."""
+    val: Tensor
+    """Rows of the source's training part as well."""
+    test: Tensor
+    hierarchy: Hierarchy | None
+
+    def labels(self, part: Part, rows: Tensor) -> Tensor:
+        """int64 [len(rows)]: the labels 0, 1, ... of `class_names`."""
+        return self.new_labels[self.source.labels(part)[rows]]
+
+
 def inspect_data(data: Data) -> DataInfo:
-    """Check a dataset before anything starts. Reads footers and label columns only. Raises DataError."""
-    source = _open(data)
-    train, val = _train_and_val(source, data)
+    """Check a dataset before anything starts. Decodes no image. Raises DataError."""
+    selection = select(data)
+    sizes = torch.bincount(selection.labels("train", selection.train), minlength=len(selection.class_names))
     return DataInfo(
-        num_train=len(train),
-        num_val=len(val),
-        num_test=len(source.labels("test")),
-        channels=source.channels,
-        class_names=source.class_names,
-        fingerprint=source.fingerprint,
+        num_train=len(selection.train),
+        num_val=len(selection.val),
+        num_test=len(selection.test),
+        channels=selection.source.channels,
+        class_names=selection.class_names,
+        fingerprint=selection.source.fingerprint,
+        class_sizes=tuple(sizes.tolist()),
+        hierarchy=selection.hierarchy,
     )
 
 
-def load_splits(data: Data) -> Splits:
-    """Decode a dataset and split it. The split depends on the labels and `validation.split_seed` alone."""
-    source = _open(data)
-    train_rows, val_rows = _train_and_val(source, data)
-    whole = ImageSet(source.images("train"), source.labels("train"))
-    train = whole.subset(train_rows) if len(val_rows) else whole
-    mean, std = channel_statistics(train.images)
-    return Splits(
-        train=train,
-        val=whole.subset(val_rows) if len(val_rows) else None,
-        test=ImageSet(source.images("test"), source.labels("test")),
-        class_names=source.class_names,
-        mean=mean,
-        std=std,
-    )
-
-
-def validation_rows(labels: Tensor, validation: Validation) -> tuple[Tensor, Tensor]:
-    """Rows of the training and of the validation part, each in ascending order.
-
-    Every class gives `round(fraction * size)` images, drawn by a key of its own: a class's part does not change when
-    other classes come or go.
+def load_splits(
+    data: Data,
+    *,
+    channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Splits:
+    """Decode a dataset and split it. The split depends on the labels and `validation.split_seed` alone.
 
     Args:
-        labels: int64 [n], of the training set.
+        data: of the experiment.
+        channels: 1 or 3; images that have another number are converted (default: as they are). For transfer, where a backbone
+            that has seen one dataset gets another.
+        mean: per channel, to be used instead of the dataset's; given together with `std`.
+        std: likewise.
+
+    Raises:
+        DataError: the data are missing, unreadable or unfit, or do not fit into memory.
     """
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero()[:, 0]
-        count = math.floor(validation.fraction * len(rows) + 0.5)
-        order = torch.randperm(len(rows), generator=rng.generator(validation.split_seed, "validation", label))
-        held_out[rows[order[:count]]] = True
-    return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std must be given together")
+    selection = select(data)
+    source, size = selection.source, data.stored_size or data.image_size
+    channels = channels or source.channels
+    count = len(selection.train) + len(selection.val) + len(selection.test)
+    held = source.channels + (channels if channels != source.channels else 0)
+    check_memory(count, held, size, key="data.stored_size" if data.stored_size else "data.image_size")
+
+    def decoded(part: Part, rows: Tensor) -> ImageSet:
+        images = with_channels(source.images(part, rows, size), channels)
+        return ImageSet(images, selection.labels(part, rows))
+
+    # one reading for both parts, and no copy: they are the two ends of one tensor
+    whole = decoded("train", torch.cat((selection.train, selection.val)))
+    cut = len(selection.train)
+    train = ImageSet(whole.images[:cut], whole.labels[:cut])
+    val = ImageSet(whole.images[cut:], whole.labels[cut:]) if len(selection.val) else None
+    if mean is None and channels == source.channels:
+        mean, std = data.mean, data.std
+    if mean is None or std is None:
+        mean, std = channel_statistics(train.images)
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"mean and std must have {channels} values, one per channel")
+    return Splits(
+        train=train,
+        val=val,
+        test=decoded("test", selection.test),
+        class_names=selection.class_names,
+        mean=tuple(mean),
+        std=tuple(std),
+        image_size=data.image_size,
+        eval_size=data.eval_size or data.image_size,
+        interpolation=data.augment.interpolation,
+        hierarchy=selection.hierarchy,
+    )
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images [n, c, h, w], scaled to [0, 1].
+def select(data: Data) -> Selection:
+    """Open a dataset and choose its images, after checking that it can be trained on.
 
-    From histograms in integer arithmetic, so the same on every machine. A constant channel gets standard deviation 1.
+    Classes are chosen first, then the share of each, then the validation part. Raises DataError.
     """
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        histogram = torch.zeros(256, dtype=torch.int64)
-        for chunk in images[:, channel].split(4096):
-            histogram += torch.bincount(chunk.flatten(), minlength=256)
-        counts = histogram.tolist()
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
-        means.append(first / total / 255)
-        stds.append(math.sqrt(total * second - first * first) / total / 255 or 1.0)
-    return tuple(means), tuple(stds)
+    source = _open(data)
+    if data.mean is not None and len(data.mean) != source.channels:
+        raise DataError(
+            f"needs one value per channel; the images of {source.where('train')} have {source.channels}",
+            key="data.mean",
+            value=list(data.mean),
+        )
+    kept = chosen_classes(source.class_names, data.classes)
+    names = tuple(source.class_names[label] for label in kept)
+    new_labels = torch.full((len(source.class_names),), -1)
+    new_labels[kept] = torch.arange(len(kept))
+    labels = source.labels("train")
+    rows = (new_labels[labels] >= 0).nonzero()[:, 0]
+    _check_classes(source, new_labels[labels[rows]], names)
+    if data.fraction < 1:
+        rows = rows[fraction_rows(labels[rows], data.fraction)]
+    train, val = rows, rows[:0]
+    if data.validation != "none":
+        train, val = (rows[part] for part in validation_rows(labels[rows], data.validation))
+        _check_validation(source, new_labels[labels[train]], names, len(val), data.validation.fraction)
+    test = (new_labels[source.labels("test")] >= 0).nonzero()[:, 0]
+    if not len(test):
+        raise DataError(f"no test image of {', '.join(names[:5])} in {source.where('test')}", key=source.key("test"))
+    return Selection(source, names, new_labels, train, val, test, _hierarchy(source, data, names))
 
 
 def _open(data: Data) -> Source:
-    return DigitsSource(data) if isinstance(data, DigitsData) else ParquetSource(data)
+    match data:
+        case DigitsData():
+            return open_digits()
+        case ParquetData():
+            return ParquetSource(data)
+        case FolderData():
+            return open_folder(data)
+        case _:
+            return open_torchvision(data)
 
 
-def _train_and_val(source: Source, data: Data) -> tuple[Tensor, Tensor]:
-    """Rows of the two parts of the training set, after checking that the dataset can be trained on."""
-    labels = source.labels("train")
-    names = source.class_names
+def _hierarchy(source: Source, data: Data, names: tuple[str, ...]) -> Hierarchy | None:
+    if data.hierarchy is not None:
+        return check_hierarchy(data.hierarchy, names)
+    own = source.hierarchy or known_hierarchy(source.class_names)
+    return restrict(own, names) if own else None
+
+
+def _check_classes(source: Source, labels: Tensor, names: tuple[str, ...]) -> None:
     where = source.where("train")
     if len(names) < 2:
         raise DataError(
-            f"{where} has a single class ({names[0]!r}); at least two are needed to tell apart", key="data.train"
+            f"{where} has a single class ({names[0]!r}); at least two are needed to tell apart",
+            key=source.key("train"),
         )
     empty = _absent(labels, names)
     if empty:
         raise DataError(
-            f"no training image of {empty} in {where} ({len(labels):,} images, {len(names)} classes)", key="data.train"
+            f"no training image of {empty} in {where} ({len(labels):,} images, {len(names)} classes)",
+            key=source.key("train"),
         )
-    if data.validation == "none":
-        return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
-    train, val = validation_rows(labels, data.validation)
-    fraction = data.validation.fraction
-    empty = _absent(labels[train], names)
+
+
+def _check_validation(source: Source, train: Tensor, names: tuple[str, ...], num_val: int, fraction: float) -> None:
+    """`train`: labels that the split leaves for training."""
+    where = source.where("train")
+    empty = _absent(train, names)
     if empty:
         raise DataError(
             f"leaves no training image of {empty} in {where}; lower it or use `data.validation: none`",
             key="data.validation.fraction",
             value=fraction,
         )
-    if not len(val):
+    if not num_val:
         raise DataError(
-            f"of every class rounds to no image at all in {where} ({len(labels):,} images, {len(names)} classes); "
+            f"of every class rounds to no image at all in {where} ({len(train):,} images, {len(names)} classes); "
             "raise it or use `data.validation: none`",
             key="data.validation.fraction",
             value=fraction,
         )
-    return train, val
 
 
 def _absent(labels: Tensor, names: tuple[str, ...]) -> str:

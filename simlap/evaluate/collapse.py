@@ -20,7 +20,9 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
     of the covariance for the singular values), and `participation_ratio`: (sum of eigenvalues)^2 / sum of squares; both
     between 1 and D, and 0 where all features are one. `alignment`: mean squared distance over all pairs of one class,
     and `uniformity`: log of the mean of exp(-2 squared distance) over all pairs; both of z on the unit sphere (Wang &
-    Isola, ICML 2020). These two are left out where there is no pair.
+    Isola, ICML 2020). These two are left out where there is no pair. `std_mean` and `std_min`: mean and smallest
+    standard deviation of a dimension; `unit_std_mean` and `unit_std_min`: of z on the unit sphere, times sqrt(D), so
+    that 1 is the most that the mean can reach, at any D (Chen & He, CVPR 2021, compare with 1 / sqrt(D)).
 
     Args:
         z: [n, D], projected features.
@@ -37,6 +39,9 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
         metrics["effective_rank"] = math.exp(-float(torch.xlogy(p, p).sum()))
         metrics["participation_ratio"] = 1 / float(p.square().sum())
     unit = F.normalize(z, dim=1)
+    for prefix, features, scale in (("", z, 1.0), ("unit_", unit, math.sqrt(z.shape[1]))):
+        spread = features.std(0, correction=0) * scale  # [D]
+        metrics |= {f"{prefix}std_mean": float(spread.mean()), f"{prefix}std_min": float(spread.min())}
     for name, value in (("alignment", alignment(unit, labels)), ("uniformity", uniformity(unit))):
         if value is not None:
             metrics[name] = value

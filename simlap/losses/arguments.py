@@ -1,4 +1,7 @@
-"""Checks of what is handed to a loss."""
+"""Checks of what is handed to a loss. Each raises a ValueError that says which argument is wrong, and what it should be.
+
+Values of tensors are read on the CPU only: on a GPU that would wait for the device (indexing asserts its range there).
+"""
 
 from __future__ import annotations
 
@@ -9,51 +12,69 @@ import torch
 from torch import Tensor
 
 Similarity = Literal["cosine", "masked_dot"]
+Positives = Literal["pair", "either"]
 
 
-def check_arguments(
-    z: Tensor,
-    keys: Tensor,
-    gates: Tensor,
-    labels: Tensor,
-    pair_labels: Tensor,
-    key_labels: Tensor,
-    temperature: float,
-    similarity: str,
-    self_index: Tensor | None,
-    num_positives: float | Tensor | None,
-) -> None:
-    """Raises a ValueError that says which argument of `subspace_info_nce` is wrong, and what it should be."""
-    if similarity not in get_args(Similarity):
-        raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, not {similarity!r}")
+def check_choice(name: str, value: str, literal: object) -> None:
+    """`value` is one of the literal type's."""
+    if value not in get_args(literal):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, not {value!r}")
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """A positive finite number, or a floating-point scalar tensor of one."""
+    if isinstance(temperature, Tensor):
+        if temperature.ndim != 0 or not temperature.is_floating_point():
+            raise ValueError(
+                f"temperature must be a floating-point scalar, not {temperature.dtype} of shape {[*temperature.shape]}"
+            )
+        if temperature.device.type != "cpu":
+            return
+        temperature = temperature.item()
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, not {temperature}")
+
+
+def check_vectors(z: Tensor, keys: Tensor) -> None:
+    """z [B, D] and keys [N, D], floating point."""
     if z.ndim != 2 or keys.ndim != 2 or z.shape[1] != keys.shape[1] or keys.numel() == 0:
         raise ValueError(f"z and keys must be [B, D] and [N, D] with N, D > 0, not {[*z.shape]} and {[*keys.shape]}")
-    shaped: tuple[tuple[str, Tensor | None, torch.Size], ...] = (
-        ("gates", gates, z.shape),
-        ("labels", labels, z.shape[:1]),
-        ("pair_labels", pair_labels, z.shape[:1]),
-        ("key_labels", key_labels, keys.shape[:1]),
-        ("self_index", self_index, z.shape[:1]),
-    )
-    for name, tensor, shape in shaped:
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {[*shape]}, not {[*tensor.shape]}")
-    for name, tensor in (("z", z), ("keys", keys), ("gates", gates)):
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
-    for name, tensor in (("labels", labels), ("pair_labels", pair_labels), ("key_labels", key_labels)):
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-            raise ValueError(f"{name} must be integers, not {tensor.dtype}")
-    if self_index is not None:
-        if self_index.dtype != torch.int64:
-            raise ValueError(f"self_index must be int64, not {self_index.dtype}")
-        # on a GPU the indexing asserts it: reading the values here would wait for the device
-        if self_index.device.type == "cpu" and bool(((self_index < 0) | (self_index >= len(keys))).any()):
-            raise ValueError(f"self_index must be columns of the {len(keys)} keys, not {self_index.tolist()}")
-    if isinstance(num_positives, Tensor):
-        if num_positives.ndim != 0:
-            raise ValueError(f"num_positives must be a scalar, not of shape {[*num_positives.shape]}")
-    elif num_positives is not None and not (math.isfinite(num_positives) and num_positives >= 0):
-        raise ValueError(f"num_positives must be finite and not negative, not {num_positives}")
+    for name, tensor in (("z", z), ("keys", keys)):
+        check_floating(name, tensor, tensor.shape)
+
+
+def check_floating(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    """Floating point, of this shape."""
+    _check_shape(name, tensor, shape)
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
+
+
+def check_labels(name: str, tensor: Tensor, rows: Tensor) -> None:
+    """Integers, one for each of the rows."""
+    _check_shape(name, tensor, rows.shape[:1])
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers, not {tensor.dtype}")
+
+
+def check_indices(name: str, tensor: Tensor, rows: Tensor, keys: Tensor) -> None:
+    """int64 from 0 to N-1 (a column among the keys, or the number of a group of them), one for each of the rows."""
+    _check_shape(name, tensor, rows.shape[:1])
+    if tensor.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64, not {tensor.dtype}")
+    if tensor.device.type == "cpu" and bool(((tensor < 0) | (tensor >= len(keys))).any()):
+        raise ValueError(f"{name} must be from 0 to {len(keys) - 1}, for {len(keys)} keys, not {tensor.tolist()}")
+
+
+def check_normaliser(name: str, value: float | Tensor | None) -> None:
+    """None, or a finite number that is not negative, or a scalar tensor."""
+    if isinstance(value, Tensor):
+        if value.ndim != 0:
+            raise ValueError(f"{name} must be a scalar, not of shape {[*value.shape]}")
+    elif value is not None and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, not {value}")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {[*shape]}, not {[*tensor.shape]}")

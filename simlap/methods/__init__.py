@@ -1,5 +1,6 @@
 """Methods: from a batch to a loss and its metrics."""
 
-from simlap.methods.simlap import SimLAP, StepOutput, build_method
+from simlap.methods.base import Method, StepOutput
+from simlap.methods.build import build_method, pair_kind
 
-__all__ = ["SimLAP", "StepOutput", "build_method"]
+__all__ = ["Method", "StepOutput", "build_method", "pair_kind"]

@@ -47,7 +47,7 @@ def build_backbone(config: Backbone, channels: int, image_size: int) -> nn.Modul
     """The backbone a config asks for, without classifier and without weights from elsewhere (the caller seeds).
 
     Args:
-        config: the experiment's `backbone`.
+        config: the experiment's `backbone`; its `weights` and `frozen_norm` are for others.
         channels: of the images.
         image_size: side of the square images; handed to models that are built for one size (ViT, Swin).
 
@@ -55,9 +55,11 @@ def build_backbone(config: Backbone, channels: int, image_size: int) -> nn.Modul
         A module that maps [b, channels, image_size, image_size] to [b, d], with `num_features` = d.
 
     Raises:
-        ConfigError: unknown name, or keyword arguments the model does not take.
+        ConfigError: unknown name, keyword arguments the model does not take, or a small stem for a model without one.
     """
     if config.name == "conv3":
+        if config.stem == "small":
+            raise ConfigError("conv3 is made for small images as it is, remove it", key="backbone.stem", value="small")
         return _build_conv3(config.kwargs, channels)
     import timm  # takes seconds
     from timm.models import get_pretrained_cfg
@@ -87,10 +89,36 @@ def build_backbone(config: Backbone, channels: int, image_size: int) -> nn.Modul
             key="backbone.kwargs",
             value=dict(config.kwargs) or None,
         ) from error
+    if config.stem == "small":
+        _make_stem_small(model, config, channels)
     # some models end in a hidden layer of their head, which is wider or narrower than what timm calls num_features
     width = getattr(model, "head_hidden_size", None) or model.num_features
     model.num_features = int(width)  # type: ignore[arg-type, assignment]
     return model
+
+
+def _make_stem_small(model: nn.Module, config: Backbone, channels: int) -> None:
+    """A ResNet begins with one 3x3 convolution of stride 1 and no pooling, instead of what divides the side by 4."""
+    from timm.models.resnet import ResNet
+
+    if not isinstance(model, ResNet):
+        raise ConfigError(
+            f"{config.name} is none of timm's ResNets, which this is for; fit another model to small images by its own "
+            "arguments, such as backbone.kwargs.patch_size for a vision transformer",
+            key="backbone.stem",
+            value="small",
+        )
+    for name in ("stem_type", "stem_width", "replace_stem_pool"):
+        if name in config.kwargs:
+            raise ConfigError(
+                "stem: small takes this part away, remove one of them",
+                key=f"backbone.kwargs.{name}",
+                value=config.kwargs[name],
+            )
+    stem = nn.Conv2d(channels, int(model.bn1.num_features), 3, padding=1, bias=False)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as timm does its convolutions
+    model.conv1 = stem  # type: ignore[assignment]
+    model.maxpool = nn.Identity()  # type: ignore[assignment]
 
 
 def _build_conv3(kwargs: Mapping[str, Any], channels: int) -> Conv3:

@@ -1,19 +1,20 @@
 """The feature filter: a gate in [0, 1]^D for each pair of classes (arXiv 2410.18200).
 
 Shapes: b local rows, B rows of the global batch, C classes, E label embedding width, H hidden width, D embedding width.
-All kinds but `open` share m(v) = Linear(BN(ReLU(Linear(BN(ReLU(v)))))), fed with rows of a label embedding in R^{C x
-E}.
+All kinds but `open` and `sign` share m(v) = Linear(BN(ReLU(Linear(BN(ReLU(v)))))), fed with rows of a label embedding
+in R^{C x E}.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
 
-from simlap.config.schema import Gate, GumbelGate, OpenGate, ProductGate, SigmoidGate, StochasticGate
+from simlap.config.schema import Gate, GumbelGate, OpenGate, ProductGate, SigmoidGate, SignGate, StochasticGate
 
 
 class GateOutput(NamedTuple):
@@ -55,6 +56,25 @@ class OpenFilter(FeatureFilter):
     def forward(self, labels: Tensor, pair_labels: Tensor, noise: Tensor | None = None) -> GateOutput:
         """See `FeatureFilter`."""
         gates = torch.ones(len(labels), self.embed_dim, device=labels.device)
+        return GateOutput(gates, gates.new_zeros(()))
+
+
+class SignFilter(FeatureFilter):
+    """Of the classifier's weight rows: g = 1[w_y * w_p > 0], without gradient. No parameters of its own.
+
+    Args:
+        weights: gives the rows, [C, D], when asked; a method of the classifier, so that a deep copy of a model that
+            holds both asks its own classifier.
+    """
+
+    def __init__(self, weights: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def forward(self, labels: Tensor, pair_labels: Tensor, noise: Tensor | None = None) -> GateOutput:
+        """See `FeatureFilter`."""
+        signs = self._weights().detach().sign()  # [C, D]; products of the weights themselves could underflow
+        gates = (signs[labels] * signs[pair_labels] > 0).to(torch.promote_types(signs.dtype, torch.float32))
         return GateOutput(gates, gates.new_zeros(()))
 
 
@@ -193,16 +213,38 @@ class StochasticFilter(_LearntFilter):
         return torch.randn(num_rows, self.embed_dim, generator=generator, device=generator.device)
 
 
-def build_filter(gate: Gate, num_classes: int, embed_dim: int) -> FeatureFilter:
+def gate_penalty(gates: Tensor) -> Tensor:
+    """Sum over rows of the mean over D of 4 g (1 - g), which pushes gates towards 0 and 1.
+
+    Args:
+        gates: [b, D] in [0, 1].
+
+    Returns:
+        Scalar, at most b. Divide by the size of the global batch, for the reason `GateOutput.regulariser` gives.
+    """
+    return (4.0 * gates * (1.0 - gates)).mean(dim=1).sum()
+
+
+def build_filter(
+    gate: Gate, num_classes: int, embed_dim: int, weights: Callable[[], Tensor] | None = None
+) -> FeatureFilter:
     """The filter a config asks for, with torch's default initialisation (the caller seeds).
 
     Args:
         gate: the config's gate.
         num_classes: C.
         embed_dim: D.
+        weights: gives the classifier's weight rows, [C, D]; for `sign` gates, which are made from them.
+
+    Raises:
+        ValueError: `sign` gates without a classifier.
     """
     if isinstance(gate, OpenGate):
         return OpenFilter(embed_dim)
+    if isinstance(gate, SignGate):
+        if weights is None:
+            raise ValueError("sign gates are made from a classifier's weight rows: give `weights`")
+        return SignFilter(weights)
     sizes = (num_classes, embed_dim, gate.embedding_dim, gate.hidden_dim)
     match gate:
         case SigmoidGate():

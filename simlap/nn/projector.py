@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, assert_never
+
 from torch import Tensor, nn
 
 
@@ -28,3 +30,23 @@ class Projector(nn.Sequential):
         """h [b, d] -> z [b, D]."""
         z: Tensor = super().forward(h)  # type: ignore[no-untyped-call]
         return z
+
+
+def build_projector(
+    kind: Literal["mlp", "linear"], in_features: int, embed_dim: int, hidden_dim: int = 2048
+) -> nn.Module:
+    """The projector of this kind, [b, d] -> [b, D], with torch's default initialisation (the caller seeds).
+
+    Args:
+        kind: `mlp`, the `Projector`, or `linear`, a single layer.
+        in_features: d, the backbone's width.
+        embed_dim: D.
+        hidden_dim: width of the hidden layer of `mlp`.
+    """
+    match kind:
+        case "mlp":
+            return Projector(in_features, embed_dim, hidden_dim)
+        case "linear":
+            return nn.Linear(in_features, embed_dim)
+        case _:
+            assert_never(kind)

@@ -1,8 +1,9 @@
 """The journal of a run: immutable segments of JSON lines, and the views read from them. The truth; MLflow is a projection.
 
 A run directory `cells/<cell id>/` holds `config.yaml`, `provenance.json`, `journal/<writer>-<attempt>-<seq>.jsonl`,
-`checkpoints/` and `result.json`. A segment is written once, before the checkpoint that covers it. Rows of epochs that a later
-attempt trained again (because no checkpoint covered them) are superseded by it.
+`checkpoints/`, `result.json`, and in `evaluations/<evaluation id>.json` what an evaluation gives besides numbers. A segment is
+written once, before the checkpoint that covers it. Rows of epochs that a later attempt trained again (because no checkpoint
+covered them) are superseded by it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter
 from simlap.config import evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.view import ArmView, CellState, CellView, EpochRow, StudyView
+from simlap.record.view import ArmView, CellState, CellView, EpochRow, StageView, StudyView
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -216,5 +217,11 @@ def read_study(storage: Storage, name: str) -> StudyView:
         )
         for arm in plan["arms"]
     ]
+    stages = [
+        StageView(stage["name"], read_cell(storage, stage["cell_id"], seed=stage["seed"]), stage["used_by"])
+        for stage in plan.get("stages", [])
+    ]
     keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
-    return StudyView(name=name, arms=arms, **{key: plan[key] for key in (*keys, "command", "provenance", "text")})
+    return StudyView(
+        name=name, arms=arms, stages=stages, **{key: plan[key] for key in (*keys, "command", "provenance", "text")}
+    )

@@ -40,6 +40,12 @@ class CellView:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def start(self) -> str | None:
+        """What its backbone started from: the cell id of a stage, or `weights:` and their fingerprint."""
+        start: str | None = self.provenance.get("start")
+        return start
+
+    @property
     def epoch(self) -> int:
         """Epochs finished so far."""
         return self.rows[-1].epoch if self.rows else 0
@@ -66,6 +72,17 @@ class ArmView:
 
 
 @dataclass(frozen=True)
+class StageView:
+    """A run that cells start from and that is no arm's own cell."""
+
+    name: str
+    """`pretrain`, followed by the levels that only its users have."""
+    cell: CellView
+    used_by: list[str]
+    """Ids of the arms' cells that start from it, directly or through other stages."""
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study: its question and what is known so far."""
 
@@ -80,6 +97,8 @@ class StudyView:
     seeds: list[int]
     factors: dict[str, list[str]]
     arms: list[ArmView]
+    stages: list[StageView] = field(default_factory=list)
+    """What the arms' cells start from, earlier ones first."""
     scheduler: str = "none"
     claims: list[str] = field(default_factory=list)
     validation: bool = True

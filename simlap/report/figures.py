@@ -23,7 +23,15 @@ from simlap.report.words import decimals_for, metric_title, p_text, place, unit_
 PALETTE = ("#2A86C7", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-SMALL_METRICS = ("collapse/effective_rank", "gate/mean", "gate/entropy")
+COLLAPSE_METRICS = (
+    "collapse/effective_rank",
+    "collapse/participation_ratio",
+    "collapse/unit_std_mean",
+    "collapse/alignment",
+    "collapse/uniformity",
+    "collapse/embedding_effective_rank",
+)
+GATE_METRICS = ("gate/mean", "gate/entropy")
 _GREY = "#808080"
 
 
@@ -71,15 +79,15 @@ def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
     if not factors:
         return go.Figure()
     counts = [sum(effect.factor == factor for effect in shown) for factor in factors]
-    titles = [f"<b>{_text(factor)}</b>" for factor in factors]
+    titles = [f"<b>{plain_text(factor)}</b>" for factor in factors]
     figure = make_subplots(
         rows=len(factors), cols=1, shared_xaxes=True, row_heights=counts, subplot_titles=titles,
         vertical_spacing=min(0.9 / max(1, len(factors)), 46 / (46 * len(shown) + 60 * len(factors))),
     )  # fmt: skip
     styles = arm_styles(study)
     for effect in shown:
-        at = ", ".join(map(_text, effect.at.values()))
-        label = f"{_text(effect.level)} − {_text(effect.reference_level)}" + (f"<br>at {at}" if at else "")
+        at = ", ".join(map(plain_text, effect.at.values()))
+        label = f"{plain_text(effect.level)} − {plain_text(effect.reference_level)}" + (f"<br>at {at}" if at else "")
         row = factors.index(effect.factor) + 1
         figure.add_trace(_interval(effect.comparison, styles[effect.comparison.arm], label), row=row, col=1)
     _dress_intervals(figure, study, [], height=60 + 46 * len(shown) + 60 * len(factors))
@@ -118,7 +126,7 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
         mode = "lines" if len(epochs) > 1 else "markers"
         figure.add_trace(
             go.Scatter(
-                x=epochs, y=[e.mean * unit.scale for e in found], mode=mode, name=_text(arm.name), text=half,
+                x=epochs, y=[e.mean * unit.scale for e in found], mode=mode, name=plain_text(arm.name), text=half,
                 line={"color": style.colour, "dash": style.dash, "width": 2 if small else 2.5},
                 marker={"color": style.colour, "symbol": style.symbol},
                 hovertemplate=f"%{{y:.{decimals}f}}%{{text}}", **group,
@@ -132,7 +140,7 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
         hovermode="x unified", height=240 if small else 440, xaxis_title="epoch",
         yaxis_title=None if small else title[:1].upper() + title[1:], xaxis_rangemode="tozero",
     )  # fmt: skip
-    return _dress(figure)
+    return dress(figure)
 
 
 def _draw_rest(
@@ -153,7 +161,7 @@ def _draw_rest(
             line = {"color": style.colour, "dash": style.dash, "width": 1}
             figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.45, hoverinfo="skip", **group))
         if rows and not small and cell is not None and cell.state in ("stopped", "failed"):
-            hover = f"{_text(arm.name)}, seed {seed}: {cell.state} after epoch {cell.epoch}<extra></extra>"
+            hover = f"{plain_text(arm.name)}, seed {seed}: {cell.state} after epoch {cell.epoch}<extra></extra>"
             marker = {"symbol": "x", "color": style.colour, "size": 8, "line": {"width": 0}}
             last_epoch, value = rows[-1]
             figure.add_trace(
@@ -180,13 +188,14 @@ def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
 
 
 def _dress_intervals(figure: go.Figure, study: StudyView, arms: Sequence[str], height: int | None = None) -> None:
-    _dress(figure)
+    dress(figure)
     figure.update_layout(height=height or 90 + 46 * max(1, len(arms)), xaxis_title_text=_difference_title(study))
     figure.update_xaxes(zeroline=True, zerolinewidth=1.5, zerolinecolor=_GREY, rangemode="tozero")
     figure.update_yaxes(showgrid=False, ticks="", tickfont_size=12)
 
 
-def _dress(figure: go.Figure) -> go.Figure:
+def dress(figure: go.Figure) -> go.Figure:
+    """The look that all figures share; returns the figure."""
     figure.update_layout(
         template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12.5, "color": _GREY},
@@ -214,9 +223,9 @@ def _style(colour: int, other: int) -> Style:
 
 def _label(name: str) -> str:
     """An arm's name on several lines, so that phones have room left for the plot."""
-    return "<br>".join(_text(part.strip()) for part in name.split(","))
+    return "<br>".join(plain_text(part.strip()) for part in name.split(","))
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Plain text for plotly, which reads a little HTML."""
     return html.escape(text, quote=False)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from simlap.record.view import StudyView
 from simlap.report import figures
 from simlap.report.answer import Notice, Sentence
-from simlap.report.assets import CSS, SCRIPT
+from simlap.report.page import document, plot_box, section
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
 from simlap.report.words import decimals_for, metric_title, split_word, unit_of
@@ -24,6 +22,12 @@ if TYPE_CHECKING:
 
 _VERDICTS = {"better": "better", "worse": "worse", "same": "inconclusive", "open": "open"}
 _DASHARRAYS = {"dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 3", "longdashdot": "10 3 2 3"}
+
+COLLAPSE_TEXT = (
+    "A low rank or spread means that features collapse into few dimensions; a spread of 1 is an even one. "
+    "Low alignment: classes are tight. Low uniformity: features fill the sphere."
+)
+GATES_TEXT = "Gates all near 0 or 1 do not filter."
 
 
 def html_page(report: Report) -> str:
@@ -44,20 +48,7 @@ def html_page(report: Report) -> str:
             _reproduce(study),
         ]
     )
-    data = {name: json.loads(figure.to_json()) for name, figure in plots.items()}
-    for figure in data.values():
-        figure["layout"].pop("template", None)
-        figure["layout"]["showlegend"] = False  # the page has its own keys, which wrap on phones
-    library = f"<script>{get_plotlyjs()}</script>" if data else ""
-    script = f"<script>{SCRIPT}</script>" if data else ""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(study.name)} · simlap report</title><style>{CSS}</style></head><body><main>{body}"
-        "<footer>Made by simlap. This page is complete in itself and works offline.</footer></main>"
-        f'<script type="application/json" id="figures">{_json(data)}</script>{library}{script}</body></html>\n'
-    )
+    return document(f"{study.name} · simlap report", body, plots)
 
 
 def _header(study: StudyView) -> str:
@@ -164,7 +155,7 @@ def _forest(report: Report, plots: dict[str, go.Figure]) -> str:
         f"Paired differences to {baseline}, with 95% intervals. Filled: test at the end. "
         "Open: compared earlier, on validation, because not every seed of both arms is done."
     )
-    return _section("Difference to the baseline", text, _plot("forest", plots))
+    return section("Difference to the baseline", text, plot_box("forest", plots))
 
 
 def _curves(study: StudyView, plots: dict[str, go.Figure]) -> str:
@@ -176,7 +167,7 @@ def _curves(study: StudyView, plots: dict[str, go.Figure]) -> str:
         f"{metric_title(study.metric).capitalize()}. Thick: mean over all planned seeds, with its 95% band. Thin: single seeds "
         "that went further than others of their arm, not averaged. ✕: a seed was stopped or failed. Click an arm to hide it."
     )
-    return _section("Learning curves", text, _keys(study) + _plot("curves", plots))
+    return section("Learning curves", text, _keys(study) + plot_box("curves", plots))
 
 
 def _effects(report: Report, plots: dict[str, go.Figure]) -> str:
@@ -184,22 +175,27 @@ def _effects(report: Report, plots: dict[str, go.Figure]) -> str:
         return ""
     plots["effects"] = figures.effects_figure(report.study, report.effects)
     text = "One factor changed, all others held. Open symbols: compared before the end, on validation."
-    return _section("Effect of each factor", text, _plot("effects", plots))
+    return section("Effect of each factor", text, plot_box("effects", plots))
 
 
 def _diagnostics(study: StudyView, plots: dict[str, go.Figure]) -> str:
+    every = "Means over all planned seeds. "
+    return small_curves(study, plots, "Collapse", every + COLLAPSE_TEXT, figures.COLLAPSE_METRICS) + small_curves(
+        study, plots, "Gates", every + GATES_TEXT, figures.GATE_METRICS
+    )
+
+
+def small_curves(study: StudyView, plots: dict[str, go.Figure], title: str, text: str, metrics: Iterable[str]) -> str:
+    """A section of small learning curves, without those that were never measured; empty where none was. Adds to `plots`."""
     parts: list[str] = []
-    for metric in figures.SMALL_METRICS:
+    for metric in metrics:
         figure = figures.curves(study, metric, small=True)
         if figure is not None:
-            name = f"small-{len(parts)}"
+            name = f"small-{sum(other.startswith('small-') for other in plots)}"
             plots[name] = figure
-            title = metric_title(metric)
-            parts.append(f"<div><h3>{escape(title[:1].upper() + title[1:])}</h3>{_plot(name, plots)}</div>")
-    if not parts:
-        return ""
-    text = "Means over all planned seeds. A low effective rank means collapsed embeddings; gates all near 0 or 1 do not filter."
-    return _section("Collapse and gates", text, f'{_keys(study)}<div class="small">{"".join(parts)}</div>')
+            shown = metric_title(metric)
+            parts.append(f"<div><h3>{escape(shown[:1].upper() + shown[1:])}</h3>{plot_box(name, plots)}</div>")
+    return section(title, text, f'{_keys(study)}<div class="small">{"".join(parts)}</div>') if parts else ""
 
 
 def _failures(study: StudyView) -> str:
@@ -212,7 +208,7 @@ def _failures(study: StudyView) -> str:
         f" · cell <code>{escape(cell.cell_id)}</code></p><pre>{escape(cell.error or 'no error text')}</pre>"
         for arm, cell in failed
     ]
-    return _section("Failures", "The same command runs them again.", "".join(parts))
+    return section("Failures", "The same command runs them again.", "".join(parts))
 
 
 def _reproduce(study: StudyView) -> str:
@@ -225,17 +221,7 @@ def _reproduce(study: StudyView) -> str:
         parts.append(f"<dl>{facts}</dl>")
     if study.text:
         parts.append(f"<details open><summary>Study file</summary><pre>{escape(study.text)}</pre></details>")
-    return _section("How to reproduce", "", "".join(parts)) if parts else ""
-
-
-def _section(title: str, text: str, content: str) -> str:
-    lead = f'<p class="lead">{escape(text)}</p>' if text else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{content}</section>"
-
-
-def _plot(name: str, plots: Mapping[str, go.Figure]) -> str:
-    """The height is set beforehand, so that the page does not jump when plots appear."""
-    return f'<div class="plot" id="{name}" style="height:{plots[name].layout.height}px"></div>'
+    return section("How to reproduce", "", "".join(parts)) if parts else ""
 
 
 def _keys(study: StudyView) -> str:
@@ -284,9 +270,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             found.append((f"{prefix}{key}", text))
     return found
-
-
-def _json(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

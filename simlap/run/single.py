@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simlap.config import Experiment, cell_id, validate
+from simlap.config import Experiment, validate
 from simlap.errors import UserError
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.mlflow import project_run
@@ -30,6 +30,11 @@ class PreparedRun:
     storage: Storage
     view: CellView
 
+    @property
+    def where(self) -> str:
+        """Its run directory, in words."""
+        return self.storage.describe(f"cells/{self.task.cell_id}")
+
 
 def reopen(storage: Storage, cell_id: str) -> PreparedRun:
     """A run that is there, from its own config."""
@@ -39,15 +44,24 @@ def reopen(storage: Storage, cell_id: str) -> PreparedRun:
     return PreparedRun(validate(Experiment, view.config), CellTask(cell_id, view.config, storage.uri), storage, view)
 
 
-def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str | None) -> PreparedRun:
-    """Check everything that can be checked without starting anything. Raises UserError."""
-    info = check_experiment(experiment, file=file)
-    if address is None:
-        check_placement(experiment.resources, [local_node()], file=file)
-    identity = cell_id(experiment, info.fingerprint)
-    provenance = {**collect(), "data_fingerprint": info.fingerprint}
-    task = CellTask(identity, experiment.model_dump(mode="json"), storage.uri, provenance)
-    return PreparedRun(experiment, task, storage, read_cell(storage, identity, seed=experiment.seed))
+def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str | None) -> tuple[PreparedRun, ...]:
+    """Check everything that can be checked without starting anything. Raises UserError.
+
+    Returns:
+        The experiment's stages in the order they run, itself last.
+    """
+    prepared: list[PreparedRun] = []
+    for stage in check_experiment(experiment, file=file):
+        resources = stage.experiment.resources
+        if address is None:
+            key = ".".join([*["pretrain"] * (len(experiment.stages) - 1 - len(prepared)), "resources"])
+            check_placement(resources, [local_node()], file=file, key=key)
+        provenance = {**collect(), "data_fingerprint": stage.info.fingerprint}
+        config = stage.experiment.model_dump(mode="json")
+        task = CellTask(stage.cell_id, config, storage.uri, provenance, stage.start)
+        view = read_cell(storage, stage.cell_id, seed=stage.experiment.seed)
+        prepared.append(PreparedRun(stage.experiment, task, storage, view))
+    return tuple(prepared)
 
 
 def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Callable[[EpochRow], None]) -> CellView:

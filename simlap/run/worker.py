@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from simlap.config import Experiment, validate, yaml
 from simlap.config.schema import Data
@@ -23,8 +24,9 @@ from simlap.data.splits import Splits, inspect_data, load_splits
 from simlap.errors import DataError
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
 from simlap.storage import Storage
-from simlap.train.checkpoint import CheckpointStore
+from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
+from simlap.train.weights import backbone_of, weights_fingerprint
 from simlap.train.world import World
 
 RESULT_SCHEMA_VERSION = 1
@@ -41,6 +43,8 @@ class CellTask:
     experiment: dict[str, Any]
     storage: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    """What its backbone starts from: the cell id of the stage before, or `weights:` and their fingerprint."""
 
     def parsed(self) -> Experiment:
         return validate(Experiment, self.experiment, file=f"cell {self.cell_id}")
@@ -51,7 +55,7 @@ class SupersededError(RuntimeError):
 
 
 class _CellReporter:
-    """Writes the journal and collects evaluations; on rank 0 only."""
+    """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
     def __init__(self, journal: Journal | None, provenance: dict[str, Any]) -> None:
         self.journal, self.provenance = journal, provenance
@@ -69,8 +73,10 @@ class _CellReporter:
             raise SupersededError(f"attempt {newest} has taken over from attempt {self.journal.attempt}")
         self.journal.epoch(epoch, metrics)
 
-    def evaluated(self, evaluation_id: str, metrics: dict[str, float]) -> None:
+    def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None:
         self.evaluations[evaluation_id] = metrics
+        if self.journal and artefact is not None:
+            self.journal.cell.write_json(f"evaluations/{evaluation_id}.json", artefact)
 
 
 def stop_requested(task: CellTask, world: World) -> Callable[[], bool]:
@@ -103,6 +109,8 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     result = read_result(cell)
     known: dict[str, dict[str, float]] = result["evaluations"] if result else {}
     provenance = {**task.provenance, "device": _device(world), "world_size": world.size}
+    if task.start is not None:
+        provenance["start"] = task.start
     if world.rank == 0:
         journal = Journal(cell, writer=f"{socket.gethostname()}.{os.getpid()}", attempt=attempt)
         if result is None:  # what only evaluates a finished run does not change where its weights came from
@@ -112,14 +120,16 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
+        store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
         for progress in fit(
             experiment,
             splits,
             world=world,
-            store=CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt),
+            store=store,
             reporter=reporter,
             stop=stop,
             known_evaluations=frozenset(known),
+            start=_start(task, experiment, store),
         ):
             epoch = progress.epoch
             if progress.finished and journal:
@@ -133,6 +143,29 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             text = "".join(traceback.format_exception(error))
             journal.end("failed", epoch, reason=f"{type(error).__name__}: {error}", error=text)
         raise
+
+
+def _start(task: CellTask, experiment: Experiment, store: CheckpointStore) -> dict[str, Tensor] | None:
+    """The backbone that a fresh run starts from; None where it starts from scratch.
+
+    Also None where the stage before is not there (any more): the loop complains of it, unless there is a checkpoint to go on
+    from.
+    """
+    if task.start is None:
+        return None
+    weights = experiment.backbone.weights
+    if weights is not None:
+        if store.names():
+            return None
+        found = f"weights:{weights_fingerprint(weights, experiment.backbone.key_prefix)}"
+        if found != task.start:
+            raise DataError(f"backbone.weights have changed since the run was planned: {found}, not {task.start}")
+        return None  # the loop reads them
+    stage = cell_storage(Storage(task.storage), task.start)
+    if read_result(stage) is None:
+        return None
+    learnt = find_checkpoint(stage.uri)
+    return backbone_of(learnt.model) if learnt is not None else None
 
 
 def _write_result(cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]]) -> None:

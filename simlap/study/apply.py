@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from simlap.config.schema import Resources
 from simlap.record.journal import read_study
 from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
@@ -24,7 +25,7 @@ class Outcome:
 
     view: StudyView
     ran: int
-    """Cells that this launch worked on."""
+    """Cells and stages that this launch worked on."""
     finished: bool
     """False where the user interrupted."""
     report: list[str] = field(default_factory=list)
@@ -42,9 +43,14 @@ class Outcome:
 
 
 def check_resources(study: Study, nodes: list[Node]) -> int:
-    """Cells that fit at a time. Raises ConfigError."""
-    key = "resources" if study.spec.resources is not None else "base: resources"
-    return check_placement(study.base.resources, nodes, file=str(study.path), key=key)
+    """How many cells fit at a time. Raises ConfigError where one of them, or of its earlier stages, never does."""
+    file = str(study.path)
+    own = study.spec.resources is not None
+    for arm in study.arms:
+        for stage in arm.experiment.stages[:-1]:
+            key = "resources" if own else f"arm {arm.name}: pretrain.resources"
+            check_placement(stage.resources, nodes, file=file, key=key)
+    return check_placement(study.base.resources, nodes, file=file, key="resources" if own else "base: resources")
 
 
 def apply(study: Study, storage: Storage, *, address: str | None, tracking_uri: str, console: Console) -> Outcome:
@@ -64,10 +70,11 @@ def apply(study: Study, storage: Storage, *, address: str | None, tracking_uri: 
             outcome = _reported(study, storage, ran=0, finished=True)
             outcome.shipped = ship_once(storage, study.name, tracking_uri)
             return outcome
-        slots = check_resources(study, connect(address))
+        nodes = connect(address)
+        check_resources(study, nodes)
         plan.save()
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
-            finished = _execute(plan, folder, slots, console)
+            finished = _execute(plan, folder, nodes, console)
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
             outcome.shipped = shipper.finish()
         return outcome
@@ -80,16 +87,18 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
     return Outcome(view, ran, finished, paths)
 
 
-def _execute(plan: Plan, folder: Storage, slots: int, console: Console) -> bool:
+def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -> bool:
     # Tune is slow to import, and a study with nothing to do has no use for it
-    from simlap.study.execute import execute, settle
+    from simlap.study.execute import run_plan, settle
     from simlap.study.progress import Progress
-    from simlap.study.schedule import build_scheduler
+
+    def slots(resources: Resources) -> int:
+        return check_placement(resources, nodes, file=str(plan.study.path))
 
     settle(plan)
     events = EventLog(folder)
-    events.write("launch", pending=len(plan.pending), slots=slots)
-    with Progress(plan, console, slots=slots) as progress:
-        finished = execute(plan, slots=slots, scheduler=build_scheduler(plan), progress=progress, events=events)
+    events.write("launch", pending=len(plan.pending), slots=slots(plan.study.base.resources))
+    with Progress(plan, console) as progress:
+        finished = run_plan(plan, slots=slots, progress=progress, events=events)
     events.write("launch_ended", finished=finished)
     return finished

@@ -1,10 +1,10 @@
-"""What the user sees while a study runs: one line per arm in place on a terminal, a line per finished cell elsewhere."""
+"""What the user sees while a study runs: a line per stage and arm in place on a terminal, one per finished cell elsewhere."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -26,26 +26,20 @@ class _Cell:
     epochs_here: int = 0
 
 
-@dataclass
-class _Arm:
-    name: str
-    cells: list[_Cell] = field(default_factory=list)
-
-
 class Progress:
     """Fed by the executor; draws on the console. Use as a context manager."""
 
-    def __init__(self, plan: Plan, console: Console, *, slots: int) -> None:
-        self.console, self.slots = console, slots
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.console = console
         self.metric = plan.study.spec.metric.name
         self.cells: dict[str, _Cell] = {}
-        self.arms: dict[str, _Arm] = {arm.name: _Arm(arm.name) for arm in plan.study.arms}
-        for planned in plan.cells:
+        self.lines: dict[str, list[_Cell]] = {}
+        for planned in (*plan.stages, *plan.cells):
             state = {"done": "done", "stopped": "stopped"}.get(planned.action, "waiting")
             value = planned.view.metric_at(self.metric, planned.view.epoch)
             cell = _Cell(planned, state, planned.view.epoch, value)
             self.cells[planned.cell_id] = cell
-            self.arms[planned.arm.name].cells.append(cell)
+            self.lines.setdefault(planned.line, []).append(cell)
         self._total = sum(cell.planned.epochs_left for cell in self.cells.values())
         self._pending = len(plan.pending)
         self._began = time.monotonic()
@@ -76,9 +70,9 @@ class Progress:
         """A cell is done, stopped or failed; a failure is printed at once, in every kind of console."""
         cell = self.cells[cell_id]
         cell.state = state
-        where = f"{cell.planned.arm.name} · seed {cell.planned.seed}"
+        where = f"{cell.planned.line} · seed {cell.planned.seed}"
         if state == "failed":
-            self.console.print(Text(f"failed   {where} ({cell_id}): {note}", style="red"))
+            self.console.print(Text(f"failed   {where} ({cell_id}): {note}", style="red"), soft_wrap=True)
         elif self._live is None:
             finished = sum(c.state in _FINISHED and c.planned.pending for c in self.cells.values())
             value = "" if cell.value is None else f"{self.metric} {cell.value:.4f}"
@@ -91,13 +85,13 @@ class Progress:
         table.add_column("arm", no_wrap=True, overflow="ellipsis", ratio=1)
         for column in ("seeds", "running", "stopped", "epochs", self.metric):
             table.add_column(column, justify="right", no_wrap=True)
-        for arm in self.arms.values():
-            count = {state: sum(cell.state == state for cell in arm.cells) for state in (*_FINISHED, "running")}
-            epochs = sorted(cell.epoch for cell in arm.cells)
-            values = [cell.value for cell in arm.cells if cell.value is not None]
+        for name, cells in self.lines.items():
+            count = {state: sum(cell.state == state for cell in cells) for state in (*_FINISHED, "running")}
+            epochs = sorted(cell.epoch for cell in cells)
+            values = [cell.value for cell in cells if cell.value is not None]
             table.add_row(
-                Text(arm.name),
-                f"{count['done']}/{len(arm.cells)}" + (f" [red]{count['failed']} failed[/]" if count["failed"] else ""),
+                Text(name),
+                f"{count['done']}/{len(cells)}" + (f" [red]{count['failed']} failed[/]" if count["failed"] else ""),
                 str(count["running"] or ""),
                 str(count["stopped"] or ""),
                 f"{epochs[0]}–{epochs[-1]}" if epochs[0] != epochs[-1] else str(epochs[0]),

@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from simlap.errors import UserError
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -29,10 +31,11 @@ class Checkpoint:
     step: int
     """Finished steps of the epoch under way (0 between epochs)."""
     model: dict[str, Tensor]
+    """The method's tensors, and below `ema.` those of its moving average, where there is one."""
     optimizer: dict[str, Tensor]
     """`<parameter number>.<state name>`, see `optimizer_tensors`."""
     state: dict[str, Any]
-    """Everything else, as JSON: running sums, optimiser groups."""
+    """Everything else, as JSON: running sums, optimiser groups, the experiment, the input the backbone is made for."""
     path: str = ""
     """Folder inside the store, where it was saved."""
     sha256: str = ""
@@ -119,27 +122,117 @@ def _placed(checkpoint: Checkpoint, path: str, sha256: str) -> Checkpoint:
     )
 
 
+def find_checkpoint(path: str) -> Checkpoint | None:
+    """The checkpoint of a run directory (its result's, or the newest), or the one that `path` is; None where it is neither.
+
+    Raises UserError where it is damaged, or the run has none yet.
+    """
+    inside = children(path)
+    if "result.json" in inside:
+        folder = Storage(path)
+        path = folder.child(*folder.read_json("result.json")["checkpoint"]["path"].split("/")).uri
+    elif "checkpoints" in inside:
+        newest = CheckpointStore(Storage(path).child("checkpoints")).newest()
+        if newest is None:
+            raise UserError("the run has no finished checkpoint", file=path)
+        return newest
+    elif "manifest.json" not in inside:
+        return None
+    above, name = split_path(path)
+    try:
+        return CheckpointStore(Storage(above)).load(name)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the checkpoint is not valid: {error}", file=path) from error
+
+
+def children(path: str) -> list[str]:
+    """Names in a folder; empty where there is none, or a file."""
+    try:
+        return Storage(path).list()
+    except NotADirectoryError:
+        return []
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The folder, as `Storage` takes it, and the name in it."""
+    base, mark, query = path.partition("?") if "://" in path else (path, "", "")
+    above, slash, name = base.rstrip("/").rpartition("/")
+    return (above or slash or ".") + mark + query, name
+
+
 def optimizer_tensors(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimiser's state dict into named tensors and a JSON-able rest."""
-    tensors = {
-        f"{number}.{name}": value
-        for number, entry in state_dict["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, Tensor)
+    """Split an optimiser's state dict into named tensors and a JSON-able rest, which says where tensors inside it belong."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for number, entry in state_dict["state"].items():
+        for name, value in entry.items():
+            key = f"{number}.{name}"
+            if isinstance(value, Tensor):
+                tensors[key] = value
+            else:
+                plain[key] = _encode(value, f"$state/{number}/{_part(name)}", tensors)
+    rest = {
+        "optimizer_plain": plain,
+        "optimizer_groups": _encode(state_dict["param_groups"], "$groups", tensors),
+        # some optimisers keep more, such as the state of a generator
+        "optimizer_extra": {
+            name: _encode(value, f"$extra/{_part(name)}", tensors)
+            for name, value in state_dict.items()
+            if name not in ("state", "param_groups")
+        },
     }
-    plain = {
-        f"{number}.{name}": value
-        for number, entry in state_dict["state"].items()
-        for name, value in entry.items()
-        if not isinstance(value, Tensor)
-    }
-    return tensors, {"optimizer_plain": plain, "optimizer_groups": state_dict["param_groups"]}
+    return tensors, rest
 
 
 def optimizer_state_dict(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     """The state dict that `optimizer_tensors` split."""
+    tensors = dict(tensors)
+    plain = {key: _decode(value, tensors) for key, value in rest["optimizer_plain"].items()}
+    groups = _decode(rest["optimizer_groups"], tensors)
+    extra = {name: _decode(value, tensors) for name, value in rest.get("optimizer_extra", {}).items()}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **rest["optimizer_plain"]}.items():
+    for key, value in {**tensors, **plain}.items():  # tensors that nothing took are state themselves
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
-    return {"state": state, "param_groups": rest["optimizer_groups"]}
+    return {"state": state, "param_groups": groups, **extra}
+
+
+def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """As JSON, tensors moved to `tensors` under their place, a JSON pointer. What JSON lacks is a mapping with one key that
+    begins with a dollar."""
+    match value:
+        case Tensor():
+            tensors[place] = value
+            return {"$tensor": place}
+        case torch.dtype():
+            return {"$dtype": str(value).removeprefix("torch.")}
+        case tuple():
+            return {"$tuple": [_encode(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+        case list():
+            return [_encode(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]
+        case dict():
+            return {name: _encode(item, f"{place}/{_part(name)}", tensors) for name, item in value.items()}
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"{place} of the optimiser is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def _part(name: str) -> str:
+    """A name as a part of a JSON pointer (RFC 6901): no two places are written alike."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_encode` was given; its tensors are taken out of `tensors`."""
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"$tensor": place, **rest} if not rest:
+            return tensors.pop(place)
+        case {"$dtype": name, **rest} if not rest:
+            return getattr(torch, name)
+        case {"$tuple": items, **rest} if not rest:
+            return tuple(_decode(item, tensors) for item in items)
+    return {name: _decode(item, tensors) for name, item in value.items()}

@@ -7,6 +7,7 @@ statistics are the same everywhere already.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # --- gathering -------------------------------------------------------------------------------------------------------
 
 
-def all_gather_with_gradient(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def all_gather_with_gradient(
+    x: Tensor, group: dist.ProcessGroup | None = None, sizes: Sequence[int] | None = None
+) -> Tensor:
     """The rows of all workers in rank order: [b, ...] here, [B, ...] everywhere.
 
     Backward sums the gradient over workers and returns this worker's rows, so every worker must run it. Integers
@@ -28,20 +31,24 @@ def all_gather_with_gradient(x: Tensor, group: dist.ProcessGroup | None = None) 
     Args:
         x: this worker's rows. Numbers of rows may differ between workers; all else must not.
         group: process group; default: all.
+        sizes: the workers' numbers of rows, where they are known: then nobody asks for them, which would wait for the
+            device.
     """
     if _world_size(group) == 1:
         return x
-    gathered: Tensor = _AllGather.apply(x, group)
+    gathered: Tensor = _AllGather.apply(x, group, sizes)
     return gathered
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        world, rank = dist.get_world_size(group), dist.get_rank(group)
-        sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world)]
-        dist.all_gather(sizes, torch.tensor([len(x)], device=x.device), group=group)
-        rows = torch.cat(sizes).tolist()
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None, sizes: Sequence[int] | None) -> Tensor:
+        rank = dist.get_rank(group)
+        rows = _sizes(x, group) if sizes is None else [*sizes]
+        if len(rows) != dist.get_world_size(group) or rows[rank] != len(x):
+            raise ValueError(
+                f"sizes {rows} do not fit worker {rank} of {dist.get_world_size(group)} with {len(x)} rows"
+            )
         # collectives want equal shapes: short workers send a row of padding that is cut off again
         padded = torch.cat([x, x.new_zeros(max(rows) - len(x), *x.shape[1:])]) if len(x) < max(rows) else x.contiguous()
         received = [torch.empty_like(padded) for _ in rows]
@@ -54,11 +61,19 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         # summing half-precision gradients over many workers would round each time
         total = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True).contiguous()
         dist.all_reduce(total, group=ctx.group)
-        return total[ctx.begin : ctx.end].to(grad.dtype), None
+        return total[ctx.begin : ctx.end].to(grad.dtype), None, None
+
+
+def _sizes(x: Tensor, group: dist.ProcessGroup | None) -> list[int]:
+    """How many rows each worker has."""
+    sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device), group=group)
+    rows: list[int] = torch.cat(sizes).tolist()
+    return rows
 
 
 def _world_size(group: dist.ProcessGroup | None) -> int:

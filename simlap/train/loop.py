@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from simlap import rng
 from simlap.config import Experiment, evaluation_id
-from simlap.data.loader import TrainLoader
 from simlap.data.splits import Splits
-from simlap.methods import build_method
-from simlap.train.checkpoint import Checkpoint, CheckpointStore, optimizer_state_dict, optimizer_tensors
-from simlap.train.distributed import convert_sync_batchnorm
+from simlap.train.checkpoint import Checkpoint, CheckpointStore
 from simlap.train.evaluate import DivergedError, Evaluator
-from simlap.train.optim import build_optimizer, learning_rate
+from simlap.train.optim import learning_rate
+from simlap.train.step import TrainState, build, train_epoch
 from simlap.train.world import World
-
-_NO_BUFFER_SYNC: dict[str, Any] = (
-    {"forward_sync_buffers": False}
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    else {"broadcast_buffers": False}  # its name before torch 2.15
-)
-"""Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
 
 
 class Reporter(Protocol):
@@ -41,8 +29,8 @@ class Reporter(Protocol):
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch is finished. Called before the checkpoint that covers it."""
 
-    def evaluated(self, evaluation_id: str, metrics: dict[str, float]) -> None:
-        """A protocol has been run on the final checkpoint."""
+    def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None:
+        """A protocol has been run on the final checkpoint. Artefact: what else it found, as JSON."""
 
 
 @dataclass
@@ -56,70 +44,6 @@ class Progress:
     checkpoint: Checkpoint | None = None
 
 
-@dataclass
-class TrainState:
-    """The model with everything that changes with it, and the counters that say where it stands."""
-
-    experiment: Experiment
-    world: World
-    model: nn.Module
-    wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
-    loader: TrainLoader
-    epoch: int = 0
-    step: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """This worker's float64 sums over the finished steps of the epoch under way."""
-
-    def snapshot(self) -> Checkpoint:
-        """The state as a checkpoint; all workers must ask together."""
-        mine = {name: value.item() for name, value in self.sums.items()}
-        sums: list[dict[str, float]] = [mine] * self.world.size
-        if self.world.size > 1:
-            torch.distributed.all_gather_object(sums, mine)
-        tensors, rest = optimizer_tensors(self.optimizer.state_dict())
-        state: dict[str, Any] = {"sums": sums, "experiment": self.experiment.model_dump(mode="json"), **rest}
-        return Checkpoint(self.epoch, self.step, self.model.state_dict(), tensors, state)
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(optimizer_state_dict(checkpoint.optimizer, checkpoint.state))
-        self.epoch, self.step = checkpoint.epoch, checkpoint.step
-        per_worker: list[dict[str, float]] = checkpoint.state["sums"]
-        if len(per_worker) == self.world.size:
-            mine = per_worker[self.world.rank]
-        else:  # written by another number of workers: only their sum counts
-            first = self.world.rank == 0
-            mine = {name: sum(sums[name] for sums in per_worker) if first else 0.0 for name in per_worker[0]}
-        self.sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.world.device) for name, value in mine.items()
-        }
-
-
-def build(experiment: Experiment, splits: Splits, world: World) -> TrainState:
-    """The one place that maps an experiment to objects."""
-    model = build_method(experiment, num_classes=splits.num_classes, channels=splits.channels, world=world)
-    model.to(world.device)
-    wrapped: nn.Module = model
-    if world.size > 1:
-        convert_sync_batchnorm(model)  # in place: the module itself is no batch norm
-        wrapped = DistributedDataParallel(model, **_NO_BUFFER_SYNC)
-    loader = TrainLoader(
-        splits.train,
-        data=experiment.data,
-        mean=splits.mean,
-        std=splits.std,
-        num_classes=splits.num_classes,
-        batch_size=experiment.train.batch_size,
-        pairs=experiment.method.pairs,
-        seed=experiment.seed,
-        rank=world.rank,
-        world_size=world.size,
-        device=world.device,
-    )
-    return TrainState(experiment, world, model, wrapped, build_optimizer(model, experiment.optim), loader)
-
-
 def fit(
     experiment: Experiment,
     splits: Splits,
@@ -129,22 +53,32 @@ def fit(
     reporter: Reporter,
     stop: Callable[[], bool] = lambda: False,
     known_evaluations: frozenset[str] = frozenset(),
+    start: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint to the last epoch, then evaluate on the test split.
 
     Yields after every epoch (its row reported, its checkpoint durable) and at the end. `stop` is asked between steps; a
     stopped run saves its state, where the experiment says so, and yields `stopped`.
 
+    Args:
+        experiment: the stage to run; earlier stages are over, and known by `start`.
+        splits: its data.
+        world: the data-parallel world.
+        store: of its checkpoints.
+        reporter: told of every epoch and every final evaluation.
+        stop: whether to stop, asked on every worker; one that says so is enough.
+        known_evaluations: ids of final evaluations that need not be repeated.
+        start: backbone weights that a fresh run starts from (see `build`); where a checkpoint exists, that counts.
+
     Raises:
         DivergedError: the loss became NaN or infinite.
+        ConfigError: weights to start from that do not fit.
     """
-    state = build(experiment, splits, world)
     checkpoint = _newest(store, world)
-    if checkpoint is not None:
-        state.restore(checkpoint)
+    state = build(experiment, splits, world, start, checkpoint)
     reporter.start(state.epoch, state.step)
     epochs = experiment.train.epochs
-    evaluate = Evaluator(state.model, splits, world)  # type: ignore[arg-type]
+    evaluator = Evaluator(state.evaluated, splits, world, experiment)
     while state.epoch < epochs:
         started, first_step = time.perf_counter(), state.step
         if not train_epoch(state, stop):
@@ -155,59 +89,22 @@ def fit(
         metrics = _epoch_metrics(state)
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
         trained = time.perf_counter()
-        images = (state.loader.steps_per_epoch - first_step) * experiment.train.batch_size
-        evaluate = Evaluator(state.model, splits, world)  # type: ignore[arg-type]
-        metrics |= _along_the_way(state, splits, evaluate)
+        rows = experiment.train.batch_size * experiment.data.augment.views
+        evaluator = Evaluator(state.evaluated, splits, world, experiment)
+        metrics |= _along_the_way(state, evaluator)
         _check_finite(metrics, f"in epoch {state.epoch}")
         metrics |= {
             "time/epoch_s": time.perf_counter() - started,
             "time/evaluation_s": time.perf_counter() - trained,
-            "time/images_per_s": images / (trained - started),
+            "time/images_per_s": (state.loader.steps_per_epoch - first_step) * rows / (trained - started),
         }
         reporter.epoch(state.epoch, metrics)
         due = state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == epochs
         if due:
             checkpoint = _save(state, store)
         yield Progress(state.epoch, metrics, checkpoint=checkpoint)
-    final = _final_evaluation(state, splits, evaluate, reporter, checkpoint, known_evaluations)
+    final = _final_evaluation(state, evaluator, reporter, checkpoint, known_evaluations)
     yield Progress(state.epoch, final, finished=True, checkpoint=checkpoint)
-
-
-def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> bool:
-    """Train from `state.step` to the end of the epoch. False where `stop` said so before the end."""
-    experiment, world, loader = state.experiment, state.world, state.loader
-    device = world.device
-    wrapped, optimizer = state.wrapped.train(), state.optimizer
-    bf16 = experiment.precision == "bf16"
-    for batch in loader.batches(state.epoch, start_step=state.step):
-        if world.any(stop()):
-            return False
-        # dropout and the like draw from the global generator: keyed too, so that a resumed step draws what it drew before
-        torch.manual_seed(rng.key(experiment.seed, "step", state.epoch, state.step, world.rank))
-        noise = _gate_noise(state, batch.rows)
-        lr = learning_rate(
-            experiment.optim,
-            state.epoch * loader.steps_per_epoch + state.step,
-            steps_per_epoch=loader.steps_per_epoch,
-            epochs=experiment.train.epochs,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss, metrics = wrapped(batch.images, batch.labels, batch.pair_labels, noise, batch.global_size)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        for name, value in metrics.items():
-            state.sums[name] = state.sums[name] + value if name in state.sums else value.double()
-        state.step += 1
-    return True
-
-
-def _gate_noise(state: TrainState, rows: Tensor) -> Tensor | None:
-    generator = rng.generator(state.experiment.seed, "gate", state.epoch, state.step)
-    noise: Tensor | None = state.model.filter.draw_noise(state.experiment.train.batch_size, generator)  # type: ignore[operator, union-attr]
-    return None if noise is None else noise[rows.cpu()].to(state.world.device)
 
 
 def _save(state: TrainState, store: CheckpointStore) -> Checkpoint:
@@ -219,7 +116,12 @@ def _epoch_metrics(state: TrainState) -> dict[str, float]:
     # one transfer for all metrics
     totals = state.world.sum(torch.stack(list(state.sums.values()))).tolist()
     metrics = {name: total / state.loader.steps_per_epoch for name, total in zip(state.sums, totals, strict=True)}
-    metrics["train/lr"] = state.optimizer.param_groups[0]["lr"]
+    metrics["train/lr"] = learning_rate(
+        state.experiment.optim,
+        state.steps_done - 1,
+        steps_per_epoch=state.loader.steps_per_epoch,
+        epochs=state.experiment.train.epochs,
+    )
     _check_finite(metrics, f"in epoch {state.epoch + 1}")
     return metrics
 
@@ -242,25 +144,19 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     return chosen
 
 
-def _selection_split(splits: Splits) -> str:
-    """On which decisions are made: the test split only where the file declares no validation."""
-    return "val" if splits.val is not None else "test"
-
-
-def _along_the_way(state: TrainState, splits: Splits, evaluate: Evaluator) -> dict[str, float]:
+def _along_the_way(state: TrainState, evaluator: Evaluator) -> dict[str, float]:
     """Protocols that are due, on the selection split."""
     metrics: dict[str, float] = {}
     for evaluation in state.experiment.evaluate:
         last = state.epoch == state.experiment.train.epochs
         if last or (evaluation.every_epochs and state.epoch % evaluation.every_epochs == 0):
-            metrics |= evaluate(evaluation, _selection_split(splits))
+            metrics |= evaluator.along(evaluation)
     return metrics
 
 
 def _final_evaluation(
     state: TrainState,
-    splits: Splits,
-    evaluate: Evaluator,
+    evaluator: Evaluator,
     reporter: Reporter,
     checkpoint: Checkpoint | None,
     known: frozenset[str],
@@ -272,10 +168,8 @@ def _final_evaluation(
         # rank 0 decides for all: the others did not write the checkpoint and may not know its checksum
         if not state.world.any(state.world.rank == 0 and identity not in known):
             continue
-        # `collapse/*` is the curve on the selection split; the test set's value has a name of its own
-        test = {name.replace("collapse/", "test/collapse_"): v for name, v in evaluate(evaluation, "test").items()}
-        metrics = {**evaluate(evaluation, _selection_split(splits)), **test}
-        _check_finite(metrics, "at the end")
-        reporter.evaluated(identity, metrics)
-        final |= test
+        measured = evaluator.final(evaluation)
+        _check_finite(measured.metrics, "at the end")
+        reporter.evaluated(identity, measured.metrics, measured.artefact)
+        final |= {name: value for name, value in measured.metrics.items() if name.startswith("test/")}
     return final

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.distributed import network, primitives
+from tests.distributed import methods, network, primitives
 from tests.distributed.spawn import run_workers
 
 
@@ -15,11 +15,15 @@ class Runs(NamedTuple):
     size: int
     """Rows of the global batch."""
     workers: list[dict[str, Any]]
-    """What `work` of the network and of the primitives returned, by rank."""
+    """What `work` of the network, the methods and the primitives returned, by rank."""
 
 
 def work(rank: int, world_size: int, size: int) -> dict[str, Any]:
-    return {"network": network.work(rank, world_size, size), **primitives.work(rank, world_size, size)}
+    return {
+        "network": network.work(rank, world_size, size),
+        "methods": methods.work(),
+        **primitives.work(rank, world_size, size),
+    }
 
 
 @pytest.fixture(scope="session", params=[(2, 12), (3, 14)], ids=["2 workers", "3 uneven workers"])

@@ -50,7 +50,7 @@ class Network(nn.Module):
         z = self.projector(h)
         keys, key_labels = all_gather_with_gradient(z), all_gather_with_gradient(rows.labels)
         gates, regulariser = self.filter(rows.labels, rows.pair_labels, rows.noise)
-        positives = count_positives(rows.pair_labels, key_labels)
+        positives = count_positives(rows.labels, rows.pair_labels, key_labels)
         if world_size > 1:
             dist.all_reduce(positives)
         labels = (rows.labels, rows.pair_labels, key_labels)
@@ -95,6 +95,16 @@ def train(
                     of_step[name], alpha=0.2
                 )  # an optimiser would import torch's compiler, for seconds in every process
     return {name: x.clone() for name, x in module.state_dict().items()}
+
+
+def relative(a: dict[str, Tensor], b: dict[str, Tensor], floor: float = 1e-6) -> float:
+    """The largest relative error of a tensor: no parameter's error hides behind another's size.
+
+    Tensors smaller than `floor` times the largest one are rounding (a bias before a batch norm) and count as if of that size.
+    """
+    assert a.keys() == b.keys()
+    least = floor * max(float(x.double().norm()) for x in b.values())
+    return max(float((a[name] - b[name]).double().norm()) / max(float(b[name].double().norm()), least) for name in b)
 
 
 PAIRS = ("arbitrary", "even", "none")

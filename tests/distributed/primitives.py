@@ -61,12 +61,20 @@ def gather_case(rank: int, world_size: int, size: int) -> dict[str, Any]:
     (everything * weights).sum().backward()
     half = x.detach().bfloat16().requires_grad_()
     all_gather_with_gradient(half).sum().backward()
+    sizes = [len(range(r, size, world_size)) for r in range(world_size)]
+    try:
+        all_gather_with_gradient(x, sizes=[n + 1 for n in sizes])
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
     group = dist.new_group([0])  # of one: nothing to gather
     return {
         "rows": everything.detach(),
         "grad": x.grad,
         "half grad": half.grad,
         "labels": all_gather_with_gradient(torch.arange(size)[rank::world_size]),
+        "known sizes": all_gather_with_gradient(x, sizes=sizes).detach(),
+        "wrong sizes": refused,
         "alone": not isinstance(group, dist.ProcessGroup) or all_gather_with_gradient(x, group) is x,
     }
 

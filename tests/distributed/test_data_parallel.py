@@ -24,27 +24,20 @@ def outcome(runs: Runs) -> Outcome:
     return Outcome([worker["network"] for worker in runs.workers], network.reference(runs.size))
 
 
-def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Of all tensors together, and of each against the largest: no parameter's error hides behind another's size."""
-    assert a.keys() == b.keys()
-    floor = 1e-6 * max(float(x.double().norm()) for x in b.values())
-    return max(float((a[name] - b[name]).double().norm()) / max(float(b[name].double().norm()), floor) for name in b)
-
-
 @pytest.mark.parametrize("pairs", network.PAIRS)
 def test_gradients_are_those_of_one_process(outcome: Outcome, pairs: str) -> None:
     workers, reference = outcome
     parameters = {name for name, _ in network.build().named_parameters()}
     for worker in workers:
         assert worker[pairs].keys() == parameters  # every parameter is reached, also without positives
-        assert relative(worker[pairs], reference[pairs]) <= 1e-9
+        assert network.relative(worker[pairs], reference[pairs]) <= 1e-9
 
 
 def test_training_follows_one_process(outcome: Outcome) -> None:
     """Parameters, and the running statistics of the batch norms."""
     workers, reference = outcome
-    assert relative(workers[0]["trained"], reference["trained"]) <= 1e-6
-    assert relative(reference["trained"], network.build().state_dict()) > 1e-2  # something was learnt
+    assert network.relative(workers[0]["trained"], reference["trained"]) <= 1e-6
+    assert network.relative(reference["trained"], network.build().state_dict()) > 1e-2  # something was learnt
 
 
 def test_workers_stay_bit_equal(outcome: Outcome) -> None:
@@ -59,5 +52,5 @@ def test_criterion_past_the_wrapper_drifts_apart(outcome: Outcome) -> None:
     workers, reference = outcome
     parameters = [name for name, _ in network.build().named_parameters()]
     states = [{name: worker["past DDP"][name] for name in parameters} for worker in workers]
-    assert relative(states[0], states[1]) > 1e-2
-    assert relative(states[0], {name: reference["trained"][name] for name in parameters}) > 1e-2
+    assert network.relative(states[0], states[1]) > 1e-2
+    assert network.relative(states[0], {name: reference["trained"][name] for name in parameters}) > 1e-2

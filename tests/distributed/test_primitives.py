@@ -19,6 +19,8 @@ def test_gathered_rows_are_in_rank_order(runs: Runs) -> None:
     labels = torch.cat([torch.arange(runs.size)[shard] for shard in shards(runs)])
     for worker in runs.workers:
         assert torch.equal(worker["gather"]["rows"], expected)
+        assert torch.equal(worker["gather"]["known sizes"], expected)
+        assert "do not fit worker" in worker["gather"]["wrong sizes"]
         assert torch.equal(worker["gather"]["labels"], labels)
         assert worker["gather"]["labels"].dtype == torch.int64
         assert worker["gather"]["alone"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -81,6 +82,22 @@ FILES = [
     ("name: conv3", "name: conv4", ["{checked}: backbone.name: ", "'conv4'", "conv3"]),
     ("- 8\n", "- eight\n", ["{checked}: backbone.kwargs.widths: ", "eight"]),
     ("batch_size: 128", "batch_size: 4\nresources: {workers: 5}", ["resources.workers: ", "5"]),
+    (
+        "name: tiny",
+        "name: tiny\npretrain: nowhere.yaml",
+        ["base.yaml: pretrain: no such experiment file", "study.yaml"],
+    ),
+    ("name: tiny", "name: tiny\npretrain: base.yaml", ["base.yaml: pretrain: a stage cannot start from itself"]),
+    (
+        "name: tiny",
+        f"name: tiny\npretrain: {json.dumps({**TREE, 'train': {'batch_size': 5000}})}",
+        ["{checked}: pretrain.train.batch_size: ", "5000", "1260"],
+    ),
+    (
+        "name: tiny",
+        f"name: tiny\npretrain: {json.dumps({**TREE, 'backbone': {'name': 'conv3', 'kwargs': {'widths': [2]}}})}",
+        ["{checked}: pretrain: ", "do not fit"],
+    ),
 ]
 
 
@@ -195,8 +212,25 @@ STUDIES = [
             f"open]}}, other: {{path: {path}, levels: [{level}]}}}}\nbaseline: {{filter: gumbel, other: {level}}}",
             ["study.yaml: factors.other.path: changes the same place as factors.filter.path", repr(path)],
         )
-        for path, level in [("method.gate.kind", "open"), ("method.gate", "1"), ("method", "1")]
+        for path, level in [("method.gate.kind", "open"), ("method.gate", "1")]
     ),
+    (
+        "open]}}\nbaseline: {filter: gumbel}",
+        "open]}, other: {path: method, levels: [1]}}\nbaseline: {filter: gumbel, other: 1}",
+        ["study.yaml, factors.other.levels.1: method", "1"],
+    ),
+    (
+        "path: method.gate.kind, levels: [gumbel, open]",
+        "path: pretrain, levels: {gumbel: null, open: nowhere.yaml}",
+        ["nowhere.yaml: no such file", "base.yaml"],
+    ),
+    (
+        "path: method.gate.kind, levels: [gumbel, open]",
+        "path: pretrain.seed, levels: {gumbel: 1, open: 2}",
+        ["study.yaml: factors.filter.path: cannot be a factor: ", "`seeds` vary it"],
+    ),
+    ("seeds: 1", "seeds: 1\ndesign: list", ["study.yaml: arms: is required with design: list"]),
+    ("seeds: 1", "seeds: 1\nmetric: {report: test/linear_top1}", ["study.yaml: metric.report: ", "test/knn_top1"]),
     ("seeds: 1", "seed: 1", ["study.yaml", "unknown key", "seeds"]),
 ]
 
@@ -232,6 +266,13 @@ def test_more_workers_than_can_be_placed(
         ["run", "--fast", "x.yaml"],
         ["status", "nothing"],
         ["sync", "nothing"],
+        ["eval"],
+        ["eval", "nothing"],
+        ["eval", "nothing", "--protocol", "knm"],
+        ["export", "nothing"],
+        ["export", "nothing", "out"],
+        ["data", "nothing"],
+        ["data", "nowhere.yaml"],
     ],
 )
 def test_command_line(

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from simlap.losses import count_positives, subspace_info_nce
-from simlap.losses.arguments import Similarity
+from simlap.losses.arguments import Positives, Similarity
 from tests.parity import naive
 
 SIMILARITIES: tuple[Similarity, Similarity] = ("cosine", "masked_dot")
+POSITIVES: tuple[Positives, Positives] = ("pair", "either")
 
 
 class Case(NamedTuple):
@@ -50,13 +51,17 @@ def assert_equal_to_naive(case: Case, dtype: torch.dtype, tolerance: float, **op
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("positives", POSITIVES)
 @pytest.mark.parametrize("drop_self", [False, True])
 @pytest.mark.parametrize("num_positives", [None, 37.5])
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
-def test_equals_naive_twin(similarity: str, drop_self: bool, num_positives: float | None, temperature: float) -> None:
+def test_equals_naive_twin(
+    similarity: str, positives: str, drop_self: bool, num_positives: float | None, temperature: float
+) -> None:
     case = make_case(10, 13, 7, classes=4)
     options = {
         "similarity": similarity,
+        "positives": positives,
         "temperature": temperature,
         "num_positives": num_positives,
         "self_index": torch.arange(10) + 2 if drop_self else None,
@@ -112,6 +117,7 @@ def structured(draw: st.DrawFn) -> tuple[Case, dict[str, Any]]:
     pair_labels = {"arbitrary": pair_labels, "identical": labels, "absent": pair_labels + 100}[pairs]
     options = {
         "similarity": draw(st.sampled_from(SIMILARITIES)),
+        "positives": draw(st.sampled_from(POSITIVES)),
         "temperature": draw(st.sampled_from([1.0, 0.1, 0.01])),
         "self_index": torch.arange(b) % n if draw(st.booleans()) else None,
         "num_positives": draw(st.sampled_from([None, 5, 12.0])),
@@ -125,30 +131,92 @@ def test_equals_naive_twin_on_structured_inputs(drawn: tuple[Case, dict[str, Any
     value, gradients = value_and_gradients(subspace_info_nce, case, torch.float64, **options)
     expected, expected_gradients = value_and_gradients(naive.subspace_info_nce, case, torch.float64, **options)
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-    # row by row: rows of size 1e-4 have gradients 1e4 times as large, and next to closed gates exact zeros can be 1e-12
+    # row by row: rows of size 1e-4 have gradients 1e4 times as large, and in these the twin's exact zeros can be 1e-10
     for got, want in zip(gradients, expected_gradients, strict=True):
         assert torch.isfinite(got).all()
-        assert ((got - want).norm(dim=1) <= 1e-10 * want.norm() + 1e-9 * want.norm(dim=1) + 1e-11).all()
+        assert ((got - want).norm(dim=1) <= 1e-10 * want.norm() + 1e-9 * want.norm(dim=1) + 1e-9).all()
 
 
 @given(structured())
 def test_count_positives_is_the_definition(drawn: tuple[Case, dict[str, Any]]) -> None:
-    (_, (_, pair_labels, key_labels)), options = drawn
-    own = options["self_index"]
+    (_, (labels, pair_labels, key_labels)), options = drawn
+    own, either = options["self_index"], options["positives"] == "either"
     expected = sum(
-        int(key_labels[j] == pair_labels[i]) and (own is None or j != own[i])
-        for i in range(len(pair_labels))
+        bool(key_labels[j] == pair_labels[i] or (either and key_labels[j] == labels[i]))
+        and (own is None or j != own[i])
+        for i in range(len(labels))
         for j in range(len(key_labels))
     )
-    assert count_positives(pair_labels, key_labels, own) == expected
+    assert count_positives(labels, pair_labels, key_labels, own, options["positives"]) == expected
+
+
+@given(structured(), st.integers(2, 3))
+def test_workers_add_up_to_one_process(drawn: tuple[Case, dict[str, Any]], workers: int) -> None:
+    """Each has every W-th anchor, all keys and the global number of positives."""
+    case, options = drawn
+    labels, pair_labels, key_labels = case.labels
+    own, positives = options["self_index"], options["positives"]
+    shards = [slice(rank, None, workers) for rank in range(workers)]
+    owns = [None if own is None else own[shard] for shard in shards]
+    count = sum(
+        int(count_positives(labels[shard], pair_labels[shard], key_labels, of_shard, positives))
+        for shard, of_shard in zip(shards, owns, strict=True)
+    )
+    inputs = [v.requires_grad_() for v in case.vectors]
+    z, keys, gates = inputs
+    parts = [
+        subspace_info_nce(
+            *(z[shard], keys, gates[shard], labels[shard], pair_labels[shard], key_labels),
+            **{**options, "self_index": of_shard, "num_positives": count},
+        )
+        for shard, of_shard in zip(shards, owns, strict=True)
+    ]
+    whole = subspace_info_nce(z, keys, gates, *case.labels, **{**options, "num_positives": None})
+    summed = sum(parts, torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(summed, whole, rtol=1e-10, atol=1e-12)
+    for got, want in zip(torch.autograd.grad(summed, inputs), torch.autograd.grad(whole, inputs), strict=True):
+        assert (got - want).norm() <= 1e-10 * want.norm() + 1e-11
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("positives", POSITIVES)
+@pytest.mark.parametrize("value", [0.1, 0.01])
+def test_learnt_temperature(
+    similarity: Similarity, positives: Positives, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient is the twin's and the numerical one; everything else is as with a number. In several blocks."""
+    module = sys.modules["simlap.losses.subspace_info_nce"]  # the package's attribute of this name is the function
+    monkeypatch.setattr(module, "_BLOCK_ENTRIES", {"cpu": 1})
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
+    case = make_case(11, 9, 5, classes=3)
+    case.vectors[0][2] = 0.0
+    options: dict[str, Any] = {"similarity": similarity, "positives": positives, "self_index": torch.arange(11) % 9}
+
+    def loss(temperature: Tensor | float, function: Any = subspace_info_nce) -> Tensor:
+        result: Tensor = function(*case.vectors, *case.labels, temperature=temperature, **options)
+        return result
+
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+        temperature = torch.tensor(value, dtype=dtype, requires_grad=True)
+        (got,) = torch.autograd.grad(3 * loss(temperature), temperature)
+        (want,) = torch.autograd.grad(3 * loss(temperature, naive.subspace_info_nce), temperature)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=0)
+    step = 1e-6 * value
+    numerical = (loss(value + step) - loss(value - step)) / (2 * step)
+    torch.testing.assert_close(got.double() / 3, numerical, rtol=1e-5, atol=0)
+    for_number = value_and_gradients(subspace_info_nce, case, torch.float64, temperature=value, **options)
+    temperature = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+    for_tensor = value_and_gradients(subspace_info_nce, case, torch.float64, temperature=temperature, **options)
+    torch.testing.assert_close(for_tensor, for_number, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_gradcheck(similarity: Similarity) -> None:
     case = make_case(5, 6, 4, classes=3)
-    inputs = [v.requires_grad_() for v in case.vectors]
+    inputs = [v.requires_grad_() for v in (*case.vectors, torch.tensor(0.3, dtype=torch.float64))]
 
-    def function(z: Tensor, keys: Tensor, gates: Tensor) -> Tensor:
-        return subspace_info_nce(z, keys, gates, *case.labels, similarity=similarity)
+    def function(z: Tensor, keys: Tensor, gates: Tensor, temperature: Tensor) -> Tensor:
+        return subspace_info_nce(z, keys, gates, *case.labels, similarity=similarity, temperature=temperature)
 
     assert torch.autograd.gradcheck(function, inputs)

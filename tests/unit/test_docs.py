@@ -20,6 +20,7 @@ from simlap.config import load_experiment, validate, yaml
 from simlap.config.schema import Experiment
 from simlap.data import inspect_data, load_splits
 from simlap.errors import UserError
+from simlap.evaluate.names import metric_names
 from simlap.run.worker import CellTask, run_cell
 from simlap.study.spec import StudySpec, load_study
 from simlap.train.world import World
@@ -91,7 +92,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_experiment_loads(path: Path) -> None:
-    assert load_experiment(path).name == path.stem
+    assert load_experiment(path).name == path.stem.replace("_", "-")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)
@@ -222,18 +223,24 @@ def test_levels_as_documented() -> None:
 
 
 def test_metrics_as_documented(tmp_path: Path) -> None:
-    """What a run measures has a row in the table, and the table has nothing else."""
+    """What a run measures and what a study can name has a row in the table, and the table has nothing else."""
     table = prose(ROOT / "docs/experiment-file.md").partition("## What is measured")[2]
     rows = re.findall(r"^\| (`[^|]+`[^|]*) \|", table, re.MULTILINE)
     written = {name for row in rows for name in _SPAN.findall(row)}
-    task = CellTask("c", tiny(train__epochs=1).model_dump(mode="json"), str(tmp_path))
+    task = CellTask("c", tiny(train__epochs=1, method__learn_temperature=True).model_dump(mode="json"), str(tmp_path))
     measured = {name for progress in run_cell(task, World()) for name in progress.metrics}
-    # written once for all k, and for the test split by example
-    plain = {re.sub(r"_k\d+$", "_k1", name) for name in measured}
+    kinds = [{"kind": kind} for kind in ("probe", "knn", "collapse", "linear", "finetune", "gates")]
+    other = {"kind": "transfer", "data": {"other": {"source": "digits"}}}
+    experiment = tiny(evaluate=[*kinds, other])
+    named = {name for evaluation in experiment.evaluate for name in metric_names(evaluation, "val")}
+    # written once for all k, for all datasets and for the test split by example; the gates' finer values in the text below
+    plain = {re.sub(r"_k\d+$", "_k1", name).replace("other_", "<name>_") for name in measured | named}
+    finer = {name for name in plain if re.match(r"gates/(self_|activation|entropy|open_fraction)", name)}
+    examples = {name for name in plain if "<name>" in name} - {"val/<name>_knn_top1"}
     test = {name for name in plain if name.startswith("test/")}
     assert {name.replace("test/collapse_", "collapse/").replace("test/", "val/") for name in test} <= written
     assert {name for name in written if name.startswith("test/")} <= test
-    assert written - test == plain - test
+    assert written - test == plain - test - finer - examples
 
 
 def test_benchmarks_support_the_readme() -> None:

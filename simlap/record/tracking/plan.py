@@ -1,7 +1,7 @@
 """What MLflow should hold for a study, as plain data computed from its view. Pure: no MLflow, no clock, no files.
 
-A study gives one run, one run per arm under it, and under its arm one run per cell that has started. What may change
-later (planned seeds, baseline, resources, paths) is a tag; params are immutable and hold only what a cell's id covers.
+A study gives one run, one run per arm and per stage under it, and under its arm one run per cell that has started. What may
+change later (planned seeds, baseline, resources, paths) is a tag; params are immutable and hold only what a cell's id covers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite
 from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
 from simlap.record.tracking.records import Artifact, DatasetPlan, RunPlan, Status
 from simlap.record.tracking.views import saved_views
-from simlap.record.view import ArmView, CellView, EpochRow, StudyView
+from simlap.record.view import ArmView, CellView, EpochRow, StageView, StudyView
 
 STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """States that end a run; every other state is RUNNING, since a run may be continued."""
 
-CHANGEABLE = ("name", "schema_version", "resources", "checkpoint", "evaluate", "data.root", "data.train", "data.test")
+CHANGEABLE = (
+    "name", "schema_version", "resources", "checkpoint", "evaluate", "data.root", "data.train", "data.test", "data.download",
+    "data.hierarchy", "backbone.weights", "backbone.key_prefix", "train.compile", "train.channels_last",
+)  # fmt: skip
 """Config keys that are not part of a cell's identity: recorded as tags, because a later run may differ in them."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c6d31", "#d6276c", "#637939")
@@ -34,7 +37,7 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     """Parents before children. `report`: files of the study's report by name; `describe`: a storage path in words."""
     summary = json.loads(report["summary.json"]) if "summary.json" in report else {}
     cells = [cell for arm in study.arms for cell in arm.cells]
-    starts, ends = _times(cells)
+    starts, ends = _times([*cells, *(stage.cell for stage in study.stages)])
     files = [Artifact(f"report/{name}", _hash(data), _constant(data)) for name, data in sorted(report.items())]
     if study.text:
         files.append(Artifact("study.yaml", _hash(study.text.encode()), _constant(study.text.encode())))
@@ -62,6 +65,10 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
         )
     ]  # fmt: skip
     seen: set[str] = set()
+    for stage in study.stages:
+        if stage.cell.cell_id not in seen and (stage.cell.state != "new" or stage.cell.rows):
+            plans.append(_plan_stage(study, stage, describe))
+            seen.add(stage.cell.cell_id)
     for index, arm in enumerate(study.arms):
         colour = COLOURS[index % len(COLOURS)]
         plans.append(_plan_arm(study, arm, summary.get("arms", {}).get(arm.name, {}), colour))
@@ -81,7 +88,8 @@ def plan_run(cell: CellView, describe: Callable[[str], str] = str) -> RunPlan:
 def run_key(tags: Mapping[str, str]) -> str | None:
     """The key of a run that is already in MLflow, from its tags; None for runs of others."""
     kind = tags.get("simlap.kind")
-    name = {"study": "", "arm": "simlap.arm", "cell": "simlap.cell_id", "run": "simlap.cell_id"}.get(kind or "")
+    by_cell = dict.fromkeys(("stage", "cell", "run"), "simlap.cell_id")
+    name = {"study": "", "arm": "simlap.arm", **by_cell}.get(kind or "")
     if kind is None or name is None:
         return None
     return f"{kind}:{tags.get(name)}" if name else kind
@@ -123,6 +131,18 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
     )  # fmt: skip
 
 
+def _plan_stage(study: StudyView, stage: StageView, describe: Callable[[str], str]) -> RunPlan:
+    tags = {
+        "simlap.kind": "stage",
+        "simlap.study": study.name,
+        "simlap.stage": stage.name,
+        "simlap.used_by": f"{len(stage.used_by)} cells",
+        "mlflow.runColor": "#9a9a9a",
+    }
+    name = f"{stage.name} · seed {stage.cell.seed}"
+    return _plan_cell(stage.cell, f"stage:{stage.cell.cell_id}", "study", name, tags, {}, describe)
+
+
 def _plan_study_cell(
     study: StudyView, arm: ArmView, cell: CellView, colour: str, describe: Callable[[str], str]
 ) -> RunPlan:
@@ -147,9 +167,12 @@ def _plan_cell(
     factors: dict[str, str],
     describe: Callable[[str], str],
 ) -> RunPlan:
-    config = flatten(cell.config)
+    # what the stages before it did is told by their own runs
+    config = flatten({key: value for key, value in cell.config.items() if key != "pretrain"})
     changeable = {k: v for k, v in config.items() if any(k == c or k.startswith(f"{c}.") for c in CHANGEABLE)}
     params = {k: v for k, v in config.items() if k not in changeable} | {"seed": str(cell.seed)} | factors
+    if cell.start is not None:
+        params["start"] = cell.start
     rows = [row for row in cell.rows if row.epoch <= cell.durable_epoch]
     refused = _refused(rows, cell.result)
     tags = tags | {
@@ -158,6 +181,7 @@ def _plan_cell(
         "simlap.state": cell.state,
         "simlap.directory": describe(f"cells/{cell.cell_id}"),
         **{f"simlap.config.{k}": v for k, v in changeable.items()},
+        **({"simlap.start": cell.start} if cell.start is not None else {}),
         **_source(str(cell.provenance.get("command") or ""), cell.provenance),
     }
     if note := cell_note(cell):
@@ -197,7 +221,7 @@ def _dataset(cell: CellView) -> DatasetPlan | None:
         return None
     data = cell.config.get("data", {})
     source = str(data.get("source", "data"))
-    train = data.get("train")
+    train = data.get("train") or data.get("root")
     kind = ("s3" if str(train).startswith("s3://") else "local") if train else "code"
     where = {"uri": train, "test": data.get("test")} if train else {"source": source}
     return DatasetPlan(source, str(fingerprint)[:36], kind, json.dumps(where, sort_keys=True))

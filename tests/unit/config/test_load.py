@@ -73,6 +73,73 @@ def write(tmp_path: Path, text: str) -> Path:
             "evaluate: [{kind: knn, k: [50]}]\ntrain:",
             ["evaluate.0.headline: must be one of k = [50] (got 20)"],
         ),
+        (
+            "{source: digits}",
+            "{source: stl10, eval_size: 64}",
+            ["data.eval_size: must not be less than image_size (96) (got 64)"],
+        ),
+        ("{source: digits}", "{source: digits, mean: [0.5]}", ["data.std: must be given together with mean"]),
+        (
+            "{source: digits}",
+            "{source: digits, mean: [0.5], std: [1.0, 2.0]}",
+            ["data.std: must have as many values as mean (1) (got [1.0, 2.0])"],
+        ),
+        ("{source: digits}", "{source: digits, classes: [1, 2, 1]}", ["data.classes: names a class twice"]),
+        ("{source: digits}", "{source: digits, fraction: 0}", ["data.fraction", "greater than 0"]),
+        (
+            "{source: digits}",
+            "{source: digits, sampling: {kind: pk, classes: 4, images: 8}}",
+            ["train.batch_size: must be data.sampling.classes x data.sampling.images (4 x 8) (got 256)"],
+        ),
+        (
+            "{source: digits}",
+            "{source: digits, repeated_augmentation: 2, sampling: {kind: pk, classes: 4, images: 64}}",
+            ["data.repeated_augmentation: must be 1 with sampling.kind: pk (got 2)"],
+        ),
+        (
+            "{source: digits}",
+            "{source: digits, augment: {rand_augment: rand-m9, three_augment: true}}",
+            ["data.augment.three_augment: is an alternative to rand_augment"],
+        ),
+        (
+            "{source: digits}",
+            "{source: digits, augment: {mixup: 0.8}}",
+            ["data.augment.mixup: mixes labels, which method.kind: simlap cannot use"],
+        ),
+        ("kind: sigmoid", "kind: sign", ["method.gate.kind: needs the classifier of method.kind: fuse (got 'sign')"]),
+        (
+            "{kind: simlap, gate: {kind: sigmoid}}",
+            "{kind: simclr}",
+            ["data.augment.views: must be 2 or more with method.kind: simclr"],
+        ),
+        (
+            "{kind: simlap, gate: {kind: sigmoid}}",
+            "{kind: supcon, variant: one_to_one}",
+            ["data.sampling.kind: must be pk with method.variant: one_to_one (got 'uniform')"],
+        ),
+        (
+            "{kind: simlap, gate: {kind: sigmoid}}",
+            "{kind: supcon}\nevaluate: [{kind: gates}]",
+            ["evaluate.0.kind: there are no gates with method.kind: supcon"],
+        ),
+        (
+            "train:",
+            "evaluate: [{kind: transfer, data: {a: {source: digits, augment: {flip: 2}}}}]\ntrain:",
+            ["evaluate.0.data.a.augment.flip: input should be less than or equal to 1 (got 2)"],
+        ),
+        (
+            "train:",
+            "evaluate: [{kind: transfer, data: {a b: {source: digits}}}]\ntrain:",
+            ["evaluate.0.data: names of datasets are made of letters, digits, - and _ (got 'a b')"],
+        ),
+        ("train:", "pretrain: {name: y}\ntrain:", ["pretrain.data: is required"]),
+        (
+            "train:",
+            "backbone: {weights: a}\npretrain: {name: y, data: {source: digits}}\ntrain:",
+            ["backbone.weights: cannot be given together with pretrain"],
+        ),
+        ("train:", "pretrain: y.yaml\ntrain:", ["pretrain: no such experiment file", "y.yaml"]),
+        ("train:", "pretrain: x.yaml\ntrain:", ["pretrain: a stage cannot start from itself"]),
         ("name: x", "nam: x", ["nam: unknown key", "did you mean 'name'"]),
         ("lr: 1e-3", "lr: 1e-3, lr: 2", ["'lr' is given twice", "line 5"]),
         ("lr: 1e-3", "lr: [1", ["not valid YAML", "line"]),
@@ -147,9 +214,10 @@ def test_override_changes_and_validates(tmp_path: Path) -> None:
 
 def test_override_of_a_kind_replaces_the_node(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("kind: sigmoid", "kind: gumbel, hard: true, hidden_dim: 7"))
-    assert load_experiment(path, ["method.gate.kind=open"]).method.gate.model_dump() == {"kind": "open"}
-    again = load_experiment(path, ["method.gate.kind=gumbel"]).method.gate
-    assert again.model_dump()["hidden_dim"] == 7, "the same kind keeps its settings"
+    changed = load_experiment(path, ["method.gate.kind=open"]).model_dump()
+    assert changed["method"]["gate"] == {"kind": "open"}
+    again = load_experiment(path, ["method.gate.kind=gumbel"]).model_dump()
+    assert again["method"]["gate"]["hidden_dim"] == 7, "the same kind keeps its settings"
 
 
 @pytest.mark.parametrize("changes", permutations(["data.source=parquet", "data.train=x", "data.test=y"]))
@@ -269,3 +337,75 @@ def test_precision_is_resolved_from_the_file() -> None:
     assert experiment.precision == "fp32"
     assert override(experiment, [("resources.gpus_per_worker", 0.5)]).precision == "bf16"
     assert override(experiment, [("train.precision", "bf16")]).precision == "bf16"
+
+
+STAGE = """
+name: stage
+seed: 7
+data: {source: digits}
+backbone: {name: conv3, kwargs: {widths: [4]}}
+train: {epochs: 4}
+"""
+
+
+def test_a_stage_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "stage.yaml").write_text(STAGE)
+    path = write(tmp_path, GOOD + "pretrain: stage.yaml\nseed: 3\n")
+    experiment = load_experiment(path, ["pretrain.train.epochs=5", "backbone.kwargs.widths=[4]"])
+    assert [stage.name for stage in experiment.stages] == ["stage", "x"]
+    assert experiment.backbone.name == "conv3", "taken from the stage"
+    assert experiment.pretrain is not None
+    assert (experiment.pretrain.seed, experiment.pretrain.train.epochs) == (3, 5)
+    assert [stage.seed for stage in experiment.with_seed(9).stages] == [9, 9]
+    assert [stage.seed for stage in override(experiment, [("seed", 8)]).stages] == [8, 8]
+    with pytest.raises(ConfigError, match=r"pretrain.seed: is the experiment's \(3\)"):
+        override(experiment, [("pretrain.seed", 4)])
+
+
+def test_another_stage_may_be_named_in_an_override(tmp_path: Path) -> None:
+    (tmp_path / "stage.yaml").write_text(STAGE)
+    (tmp_path / "other.yaml").write_text(STAGE.replace("name: stage", "name: other"))
+    experiment = load_experiment(write(tmp_path, GOOD + "pretrain: stage.yaml\n"))
+    changed = override(experiment, [("pretrain", "other.yaml")], folder=tmp_path)
+    assert [stage.name for stage in changed.stages] == ["other", "x"]
+    with pytest.raises(ConfigError, match="no such file"):
+        override(experiment, [("pretrain", "missing.yaml")], folder=tmp_path)
+
+
+def test_stages_of_one_chain_have_one_backbone(tmp_path: Path) -> None:
+    (tmp_path / "stage.yaml").write_text(STAGE)
+    path = write(tmp_path, GOOD + "pretrain: stage.yaml\nbackbone: {name: resnet18}\n")
+    with pytest.raises(ConfigError, match=r"backbone.name: must be that of pretrain \(conv3\)"):
+        load_experiment(path)
+
+
+def test_a_chain_of_files_must_not_be_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "stage.yaml").write_text(STAGE + "pretrain: x.yaml\n")
+    path = write(tmp_path, GOOD + "pretrain: stage.yaml\n")
+    with pytest.raises(ConfigError, match=r"stage.yaml.*pretrain: a stage cannot start from itself"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(("source", "size"), [("cifar100", 32), ("fashion_mnist", 28), ("stl10", 96), ("food101", 224)])
+def test_a_dataset_brings_its_image_size(source: str, size: int) -> None:
+    tree: dict[str, Any] = {"name": "x", "data": {"source": source}}
+    experiment = validate(Experiment, tree)
+    assert experiment.data.image_size == size
+    assert override(experiment, [("seed", 1)]).data == override(experiment, []).data
+    assert override(experiment, [("data.image_size", 48)]).data.image_size == 48
+
+
+def test_local_paths_become_absolute_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = {
+        "name": "x",
+        "data": {"source": "folder", "train": "a", "test": "s3://b/c"},
+        "backbone": {"weights": "w.safetensors"},
+        "evaluate": [{"kind": "transfer", "data": {"other": {"source": "cifar10", "root": "d"}}}],
+    }
+    path = write(tmp_path, yaml.dump(tree))
+    experiment = load_experiment(path)
+    plain = experiment.model_dump(mode="json")
+    assert (plain["data"]["train"], plain["data"]["test"]) == (str(tmp_path / "a"), "s3://b/c")
+    assert plain["backbone"]["weights"] == str(tmp_path / "w.safetensors")
+    assert plain["evaluate"][0]["data"]["other"]["root"] == str(tmp_path / "d")

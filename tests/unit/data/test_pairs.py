@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlap import rng
-from simlap.data import pair_labels
-from simlap.data.pairs import PairKind
+from simlap.data.pairs import PairKind, pair_labels
 
 BATCHES = st.lists(st.integers(0, 6), min_size=1, max_size=40)
 

@@ -77,6 +77,31 @@ def test_the_validation_part_is_held_out(tmp_path: Path, write: Any) -> None:
     assert sorted(seen) == sorted(_pixels(row).flatten().tolist() for row in range(12))
 
 
+def test_numbered_shards_must_all_be_there(tmp_path: Path, write: Any) -> None:
+    for number in (0, 2):
+        write(tmp_path / "train" / f"train-{number:05d}-of-00003.parquet", LABELS, first_row=number)
+    test = write(tmp_path / "test.parquet", [0], first_row=50)
+    _expect_failure(_data(tmp_path / "train", test), "data.train", "train-00001-of-00003.parquet is missing")
+    write(tmp_path / "train" / "train-00001-of-00003.parquet", LABELS, first_row=20)
+    assert inspect_data(_data(tmp_path / "train", test, validation="none")).num_train == 36
+    only = tmp_path / "train" / "train-00000-of-00003.parquet"
+    assert inspect_data(_data(only, test, validation="none")).num_train == 12, "one file can be asked for"
+
+
+def test_a_share_reads_the_rows_it_needs(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / "set.parquet", [0, 1] * 40)
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=7)
+    whole = load_splits(_data(path, validation="none"))
+    some = load_splits(_data(path, validation=Validation(fraction=0.5), fraction=0.1))
+    assert some.val is not None
+    assert len(some.train) == len(some.val) == 4
+    seen = [image.flatten().tolist() for image in (*some.train.images, *some.val.images)]
+    images = whole.train.images.flatten(1).tolist()
+    rows = [images.index(image) for image in seen]
+    assert whole.train.labels[rows].tolist() == [*some.train.labels, *some.val.labels]
+
+
 def test_binary_column_other_names_and_small_integers(tmp_path: Path, write: Any) -> None:
     path = write(
         tmp_path / "set.parquet",

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pyarrow import fs as pafs
 
-from simlap.config.schema import ParquetData
-from simlap.data import inspect_data, load_splits
+from simlap.config.schema import DigitsData, FolderData, ParquetData
+from simlap.data import convert, inspect_data, load_splits
 from simlap.errors import DataError
+from tests.unit.data.conftest import encode
 
 pytestmark = pytest.mark.slow
 
@@ -80,3 +83,46 @@ def test_shards_on_an_object_store(tmp_path: Path, write: Any, query: str) -> No
     missing = ParquetData(source="parquet", train=f"s3://bucket/none?{query}", test=remote.test)
     with pytest.raises(DataError, match=r"data\.train: no such file or folder: s3://bucket/none"):
         inspect_data(missing)
+
+
+def test_conversion_to_an_object_store(query: str) -> None:
+    filesystem, _ = pafs.FileSystem.from_uri(f"s3://bucket/x?{query}")
+    filesystem.create_dir("bucket")
+    data = DigitsData(source="digits", fraction=0.2)
+    target = f"s3://bucket/digits?{query}"
+    made = convert(data, target, rows_per_shard=100)
+    assert len(made.files) == 3 + 4
+    back = ParquetData(
+        source="parquet",
+        train=f"s3://bucket/digits/train?{query}",
+        test=f"s3://bucket/digits/test?{query}",
+        image_size=8,
+        validation="none",
+    )
+    one, two = load_splits(data.model_copy(update={"validation": "none"})), load_splits(back)
+    assert one.class_names == two.class_names
+    assert torch.equal(one.train.images, two.train.images)
+    assert torch.equal(one.test.labels, two.test.labels)
+    with pytest.raises(DataError, match="not empty") as caught:
+        convert(data, target)
+    assert caught.value.key == "target"
+
+
+def test_image_folders_on_an_object_store(query: str) -> None:
+    filesystem, root = pafs.FileSystem.from_uri(f"s3://bucket/photos?{query}")
+    filesystem.create_dir("bucket")
+    for i, path in enumerate(("train/ant/a.png", "train/bee/deep/b.png", "test/ant/c.png", "test/bee/d.png")):
+        pixels = np.full((8, 8, 3), i, dtype=np.uint8)
+        with filesystem.open_output_stream(f"{root}/{path}") as stream:
+            stream.write(encode(pixels))
+    data = FolderData(
+        source="folder",
+        train=f"s3://bucket/photos/train?{query}",
+        test=f"s3://bucket/photos/test?{query}",
+        image_size=8,
+        validation="none",
+    )
+    splits = load_splits(data)
+    assert splits.class_names == ("ant", "bee")
+    assert splits.train.images[:, 0, 0, 0].tolist() == [0, 1]
+    assert splits.test.images[:, 0, 0, 0].tolist() == [2, 3]

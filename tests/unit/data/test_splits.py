@@ -1,71 +1,101 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from simlap.config.schema import Validation
-from simlap.data.resize import fit_square
-from simlap.data.source import ImageSet
-from simlap.data.splits import channel_statistics, validation_rows
-
-
-@given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=80),
-    st.floats(0.01, 0.99),
-    st.integers(0, 3),
-)
-def test_split_is_a_stratified_partition(labels: list[int], fraction: float, seed: int) -> None:
-    y = torch.tensor(labels)
-    train, val = validation_rows(y, Validation(fraction=fraction, split_seed=seed))
-    assert torch.equal(torch.cat((train, val)).sort().values, torch.arange(len(y)))
-    assert torch.equal(train, train.sort().values)
-    assert torch.equal(val, val.sort().values)
-    for label in set(labels):
-        assert abs(int((y[val] == label).sum()) - fraction * labels.count(label)) <= 0.5 + 1e-9
+from simlap.config.schema import DigitsData, ParquetData
+from simlap.data import inspect_data, load_splits
+from simlap.data.channels import channel_statistics, with_channels
+from simlap.data.known_hierarchies import CIFAR10
+from simlap.errors import DataError
+from tests.unit.data.torchvision_layouts import CIFAR10_NAMES
 
 
-def test_split_depends_on_its_seed_alone() -> None:
-    y = torch.arange(200) % 4
-    once = validation_rows(y, Validation(split_seed=1))[1]
-    torch.manual_seed(5)
-    assert torch.equal(once, validation_rows(y, Validation(split_seed=1))[1])
-    assert not torch.equal(once, validation_rows(y, Validation(split_seed=2))[1])
+def _parquet(tmp_path: Path, write: Any, names: list[str], **fields: Any) -> ParquetData:
+    labels = [*range(len(names))] * 2
+    return ParquetData(
+        source="parquet",
+        train=str(write(tmp_path / "train.parquet", labels, names=names)),
+        test=str(write(tmp_path / "test.parquet", labels, names=names, first_row=50)),
+        image_size=8,
+        validation="none",
+        **fields,
+    )
 
 
-def test_split_of_a_class_ignores_other_classes() -> None:
-    y = torch.arange(200) % 4
-    val = validation_rows(y, Validation())[1]
-    without = y[y != 2]
-    rows = (y != 2).nonzero()[:, 0]
-    assert torch.equal(rows[validation_rows(without, Validation())[1]], val[y[val] != 2])
+def test_sizes_of_the_stored_images() -> None:
+    splits = load_splits(DigitsData(source="digits", image_size=8, stored_size=16, eval_size=9))
+    assert splits.train.images.shape[1:] == splits.test.images.shape[1:] == (1, 16, 16)
+    assert (splits.image_size, splits.eval_size) == (8, 9)
+    plain = load_splits(DigitsData(source="digits", image_size=10))
+    assert (plain.train.images.shape[-1], plain.image_size, plain.eval_size) == (10, 10, 10)
 
 
-def test_channel_statistics_are_those_of_the_pixels() -> None:
-    images = torch.randint(0, 256, (5000, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images[:, 1] //= 2
-    mean, std = channel_statistics(images)
-    pixels = images.double() / 255
-    torch.testing.assert_close(torch.tensor(mean, dtype=torch.float64), pixels.mean((0, 2, 3)), rtol=1e-12, atol=0)
-    expected = pixels.std((0, 2, 3), correction=0)
-    torch.testing.assert_close(torch.tensor(std, dtype=torch.float64), expected, rtol=1e-12, atol=0)
+def test_given_statistics_are_used() -> None:
+    splits = load_splits(DigitsData(source="digits", mean=(0.25,), std=(0.5,)))
+    assert (splits.mean, splits.std) == ((0.25,), (0.5,))
 
 
-def test_a_constant_channel_divides_by_one() -> None:
-    assert channel_statistics(torch.full((4, 1, 2, 2), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
+@pytest.mark.parametrize("call", [inspect_data, load_splits])
+def test_statistics_for_other_channels_are_refused(call: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        call(DigitsData(source="digits", mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)))
+    assert caught.value.key == "data.mean"
+    assert "have 1" in str(caught.value)
+    assert "[0.5, 0.5, 0.5]" in str(caught.value)
 
 
-def test_fit_square_keeps_the_proportions_and_the_centre() -> None:
-    wide = torch.zeros(1, 3, 8, 16, dtype=torch.uint8)
-    wide[..., 4:12] = 200
-    assert torch.equal(fit_square(wide, 8), torch.full((1, 3, 8, 8), 200, dtype=torch.uint8))
-    assert fit_square(wide, 5).shape == (1, 3, 5, 5)
-    assert fit_square(wide.mT, 4).float().mean() > 150
-    square = torch.zeros(2, 1, 6, 6, dtype=torch.uint8)
-    assert fit_square(square, 6) is square
+def test_transfer_converts_channels_and_keeps_statistics() -> None:
+    data = DigitsData(source="digits", mean=(0.1,), std=(0.2,))
+    plain = load_splits(data)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    splits = load_splits(data, channels=3, mean=mean, std=std)
+    assert splits.channels == 3
+    assert (splits.mean, splits.std) == (mean, std)
+    assert splits.val is not None
+    assert torch.equal(splits.train.images, plain.train.images.expand(-1, 3, -1, -1))
+    own = load_splits(data, channels=3)
+    assert (own.mean, own.std) == channel_statistics(own.train.images)
+    with pytest.raises(ValueError, match="one per channel"):
+        load_splits(data, mean=mean, std=std)
+    with pytest.raises(ValueError, match="together"):
+        load_splits(data, mean=(0.1,))
 
 
-def test_image_set_refuses_unequal_lengths() -> None:
-    with pytest.raises(ValueError, match="2 images but 3 labels"):
-        ImageSet(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+def test_transfer_of_colours_to_a_grey_backbone(tmp_path: Path, write: Any) -> None:
+    data = _parquet(tmp_path, write, ["a", "b"])
+    plain, grey = load_splits(data), load_splits(data, channels=1, mean=(0.5,), std=(0.25,))
+    assert grey.channels == 1
+    assert torch.equal(grey.test.images, with_channels(plain.test.images, 1))
+
+
+def test_known_class_names_bring_their_hierarchy(tmp_path: Path, write: Any) -> None:
+    assert inspect_data(_parquet(tmp_path, write, CIFAR10_NAMES)).hierarchy == CIFAR10
+    few = inspect_data(_parquet(tmp_path, write, CIFAR10_NAMES, classes=("cat", "ship", "dog")))
+    assert few.hierarchy == {"vehicle": {"air and water": ["ship"]}, "animal": {"pet": ["cat", "dog"]}}
+    assert inspect_data(_parquet(tmp_path, write, CIFAR10_NAMES[1:])).hierarchy is None
+
+
+def test_the_hierarchy_of_the_file_goes_first(tmp_path: Path, write: Any) -> None:
+    mine = {"first": CIFAR10_NAMES[:4], "second": {"third": CIFAR10_NAMES[4:]}}
+    data = _parquet(tmp_path, write, CIFAR10_NAMES, hierarchy=mine)
+    assert inspect_data(data).hierarchy == load_splits(data).hierarchy == mine
+
+
+def test_a_selection_without_test_images_is_refused(tmp_path: Path, write: Any) -> None:
+    train = write(tmp_path / "train.parquet", [0, 1, 2] * 4)
+    test = write(tmp_path / "test.parquet", [2, 2], first_row=50)
+    data = ParquetData(source="parquet", train=str(train), test=str(test), classes=(0, 1), validation="none")
+    with pytest.raises(DataError, match="no test image of 0, 1") as caught:
+        inspect_data(data)
+    assert caught.value.key == "data.test"
+
+
+def test_parts_share_one_tensor() -> None:
+    """The training images are not copied to split them."""
+    splits = load_splits(DigitsData(source="digits"))
+    assert splits.val is not None
+    assert splits.train.images.untyped_storage().data_ptr() == splits.val.images.untyped_storage().data_ptr()

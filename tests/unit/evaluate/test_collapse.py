@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from simlap.evaluate import collapse_metrics
 from simlap.evaluate.collapse import spectrum, uniformity
 
+RANKS = {"effective_rank", "participation_ratio"}
+SPREADS = {"std_mean", "std_min", "unit_std_mean", "unit_std_min"}
+
 
 def _z(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
@@ -100,12 +103,12 @@ def test_perfect_classes_are_aligned_and_full_collapse_is_not_uniform() -> None:
 def test_no_spread_is_rank_zero_and_finite(z: Tensor) -> None:
     metrics = collapse_metrics(z, _labels(len(z), 2))
     assert metrics["effective_rank"] == metrics["participation_ratio"] == 0
-    assert set(metrics) == {"effective_rank", "participation_ratio", "alignment", "uniformity"}
+    assert set(metrics) == RANKS | SPREADS | {"alignment", "uniformity"}
     assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_what_has_no_pairs_is_left_out() -> None:
-    assert set(collapse_metrics(_z(1, 4), _labels(1))) == {"effective_rank", "participation_ratio"}
+    assert set(collapse_metrics(_z(1, 4), _labels(1))) == RANKS | SPREADS
     assert "alignment" not in collapse_metrics(_z(3, 4), torch.arange(3))
     with pytest.raises(ValueError, match="got none"):
         collapse_metrics(torch.zeros(0, 4), _labels(0))
@@ -119,3 +122,26 @@ def test_uniformity_of_many_rows_takes_evenly_spaced_ones() -> None:
     assert part is not None
     assert whole is not None
     assert abs(part - whole) < 0.05
+
+
+def test_spread_per_dimension_equals_the_loop() -> None:
+    z = _z(9, 4) * torch.tensor([1.0, 5.0, 0.1, 2.0]) + 3
+    metrics = collapse_metrics(z, _labels(9))
+    for prefix, rows, scale in (("", z.double(), 1.0), ("unit_", F.normalize(z.double(), dim=1), 2.0)):
+        spreads = []
+        for d in range(4):
+            values = rows[:, d].tolist()
+            mean = sum(values) / 9
+            spreads.append(scale * math.sqrt(sum((v - mean) ** 2 for v in values) / 9))
+        assert metrics[f"{prefix}std_mean"] == pytest.approx(sum(spreads) / 4, rel=1e-9)
+        assert metrics[f"{prefix}std_min"] == pytest.approx(min(spreads), rel=1e-9)
+
+
+def test_evenly_spread_features_have_unit_spread_one_and_a_dead_dimension_none() -> None:
+    for d in (3, 8):
+        metrics = collapse_metrics(torch.cat((torch.eye(d), -torch.eye(d))) * 7, _labels(2 * d))
+        assert metrics["unit_std_mean"] == pytest.approx(1, rel=1e-9)
+        assert metrics["unit_std_min"] == pytest.approx(1, rel=1e-9)
+    z = _z(20, 3)
+    z[:, 1] = 0
+    assert collapse_metrics(z, _labels(20))["std_min"] == 0

@@ -186,6 +186,39 @@ def test_anchors_that_are_the_keys() -> None:
     torch.testing.assert_close(g, found["z"] + found["keys"])
 
 
+def test_either_adds_the_keys_of_the_own_class() -> None:
+    """To those of the pair class, with the same negatives; where both classes are one nothing changes."""
+    tensors = make()
+    swapped = {**tensors, "labels": tensors["pair_labels"], "pair_labels": tensors["labels"]}
+    either = subspace_info_nce(**tensors, positives="either", num_positives=1)
+    pair, own = (subspace_info_nce(**x, num_positives=1) for x in (tensors, swapped))
+    torch.testing.assert_close(either, pair + own)
+    same = {**tensors, "pair_labels": tensors["labels"]}
+    assert torch.equal(subspace_info_nce(**same, positives="either"), subspace_info_nce(**same))
+
+
+@pytest.mark.parametrize("similarity", BOTH)
+def test_learnt_temperature_of_a_batch_without_positives(similarity: Similarity) -> None:
+    tensors = make()
+    tensors["pair_labels"] = torch.full_like(tensors["labels"], 7)
+    temperature = torch.tensor(0.1, requires_grad=True)
+    (g,) = torch.autograd.grad(
+        subspace_info_nce(**tensors, similarity=similarity, temperature=temperature), temperature
+    )
+    assert g == 0
+
+
+def test_only_the_temperature_may_learn() -> None:
+    tensors = {k: v.detach() for k, v in make().items()}
+    temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    loss = subspace_info_nce(**tensors, temperature=temperature)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert temperature.grad is not None
+    assert temperature.grad.dtype == torch.float64
+    assert temperature.grad != 0
+
+
 def test_own_column_is_dropped() -> None:
     tensors = make(b=8)
     tensors.update(pair_labels=tensors["labels"], key_labels=tensors["labels"].clone())
@@ -217,6 +250,10 @@ def test_normaliser(kind: Any) -> None:
         ({"similarity": "dot"}, "one of cosine, masked_dot"),
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": torch.tensor(-0.1)}, "temperature must be positive and finite, not -0.1"),
+        ({"temperature": torch.tensor([0.1])}, r"temperature must be a floating-point scalar, not .* shape \[1\]"),
+        ({"temperature": torch.tensor(1)}, "temperature must be a floating-point scalar, not torch.int64"),
+        ({"positives": "both"}, "positives must be one of pair, either, not 'both'"),
         ({"z": torch.zeros(5)}, r"z and keys .*\[5\]"),
         ({"keys": torch.zeros(8, 4)}, r"z and keys"),
         ({"keys": torch.zeros(0, 5)}, r"z and keys"),
@@ -225,8 +262,8 @@ def test_normaliser(kind: Any) -> None:
         ({"labels": torch.zeros(7, dtype=torch.int64)}, "labels must have shape"),
         ({"pair_labels": torch.zeros(6)}, "pair_labels must be integers"),
         ({"key_labels": torch.zeros(6, dtype=torch.int64)}, r"key_labels must have shape \[8\]"),
-        ({"self_index": torch.full((6,), 8)}, "columns of the 8 keys"),
-        ({"self_index": torch.full((6,), -1)}, "columns of the 8 keys"),
+        ({"self_index": torch.full((6,), 8)}, "self_index must be from 0 to 7, for 8 keys, not .8, 8"),
+        ({"self_index": torch.full((6,), -1)}, "self_index must be from 0 to 7"),
         ({"self_index": torch.zeros(6, dtype=torch.int32)}, "self_index must be int64"),
         ({"num_positives": -1}, "num_positives"),
         ({"num_positives": torch.ones(2)}, "num_positives"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,8 +11,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from simlap import rng
-from simlap.config.schema import Gate
-from simlap.nn.filter import FeatureFilter, build_filter
+from simlap.config.schema import Gate, SignGate
+from simlap.nn.filter import FeatureFilter, SignFilter, build_filter, gate_penalty
+from simlap.nn.margin import ArcGradHead
 
 C, D = 5, 7
 LEARNT = ("sigmoid", "product", "gumbel", "stochastic")
@@ -187,3 +189,69 @@ def test_gates_are_float32_under_autocast() -> None:
 def test_float64_stays_float64() -> None:
     module = make("gumbel").double()
     assert module(LABELS, PAIRS, noise_for(module)).gates.dtype == torch.float64
+
+
+class Fused(nn.Module):
+    """A classifier and the gates made from it, as fuse holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = ArcGradHead(4, C, hidden_dim=6, embed_dim=D)
+        self.filter = build_filter(SignGate(kind="sign"), C, D, weights=self.head.sign_weights)
+
+
+def test_sign_gates_open_where_both_weights_have_one_sign() -> None:
+    model = Fused()
+    with torch.no_grad():
+        model.head.classifier.weight[0, :3] = torch.tensor([0.0, 1e-30, -1e-30])  # squares of these do not exist
+    gates, regulariser = model.filter(LABELS, PAIRS)
+    rows = model.head.classifier.weight.double()
+    for gate, y, p in zip(gates, LABELS, PAIRS, strict=True):
+        assert torch.equal(gate, (rows[y] * rows[p] > 0).float())
+    assert set(gates.unique().tolist()) == {0.0, 1.0}
+    assert gates.dtype == torch.float32
+    assert regulariser == 0
+    own = model.filter(LABELS, LABELS).gates
+    assert torch.equal(own[0], torch.tensor([0.0] + [1.0] * (D - 1)))  # a class with itself: all but the zero weight
+    assert torch.equal(own[1:5], torch.ones(4, D))
+
+
+def test_sign_gates_carry_no_gradient_and_own_no_parameter() -> None:
+    model = Fused()
+    assert not model.filter(LABELS, PAIRS).gates.requires_grad
+    assert not list(model.filter.parameters())
+    assert not [name for name in model.state_dict() if name.startswith("filter")]
+    assert noise_for(model.filter) is None
+
+
+def test_sign_gates_follow_the_classifier_of_their_own_copy() -> None:
+    """A moving average of the weights is a deep copy: its gates are those of the averaged classifier."""
+    model = Fused()
+    twin = copy.deepcopy(model)
+    before = model.filter(LABELS, PAIRS).gates
+    with torch.no_grad():
+        model.head.classifier.weight[1] *= -1
+    assert torch.equal(twin.filter(LABELS, PAIRS).gates, before)
+    turned = model.filter(LABELS, PAIRS).gates
+    assert torch.equal(turned[0], 1 - before[0])  # classes 0 and 1
+    assert torch.equal(turned[1], before[1])  # class 1 with itself
+    with torch.no_grad():
+        twin.head.classifier.weight[1] *= -1
+    assert torch.equal(twin.filter(LABELS, PAIRS).gates, turned)
+
+
+def test_sign_gates_need_a_classifier() -> None:
+    with pytest.raises(ValueError, match="sign gates are made from a classifier's weight rows"):
+        build_filter(SignGate(kind="sign"), C, D)
+    assert isinstance(build_filter(SignGate(kind="sign"), C, D, weights=lambda: torch.ones(C, D)), SignFilter)
+
+
+def test_gate_penalty() -> None:
+    """1 for a row of halves, 0 for a row of zeros and ones; the sum over rows, so that shards add up."""
+    gates = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.25, 1.0]], requires_grad=True)
+    penalty = gate_penalty(gates)
+    torch.testing.assert_close(penalty, torch.tensor(1.0 + 0.0 + 0.375))
+    torch.testing.assert_close(gate_penalty(gates[:1]) + gate_penalty(gates[1:]), penalty)
+    (gradient,) = torch.autograd.grad(penalty, gates)
+    torch.testing.assert_close(gradient, 4 * (1 - 2 * gates.detach()) / 2)
+    assert gate_penalty(gates[:0]) == 0

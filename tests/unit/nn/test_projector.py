@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from simlap.nn import Projector
+from simlap.nn import Projector, build_projector
 
 
 def test_layers_and_shape() -> None:
@@ -19,3 +19,12 @@ def test_layers_and_shape() -> None:
 
 def test_default_width() -> None:
     assert Projector(6, 4)[0].out_features == 2048
+
+
+def test_kinds() -> None:
+    mlp = build_projector("mlp", 6, 4, 8)
+    assert isinstance(mlp, Projector)
+    assert mlp[0].out_features == 8
+    linear = build_projector("linear", 6, 4, 8)
+    assert isinstance(linear, nn.Linear)
+    assert (linear.in_features, linear.out_features) == (6, 4)

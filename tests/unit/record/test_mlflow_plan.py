@@ -12,7 +12,7 @@ import pytest
 
 from simlap.record.tracking.plan import plan_run, plan_study, run_key
 from simlap.record.tracking.records import RunPlan
-from simlap.record.view import CellView, StudyView
+from simlap.record.view import CellView, StageView, StudyView
 from tests.integration.mlflow_studies import START, cell, study
 
 
@@ -32,6 +32,40 @@ def test_one_run_per_study_arm_and_started_cell_parents_first() -> None:
     for plan in plans:
         assert plan.parent is None or plan.parent in placed
         placed.add(plan.key)
+
+
+def test_a_stage_is_one_run_under_the_study() -> None:
+    users = [one.cell_id for arm in study().arms for one in arm.cells]
+    first = cell(9, 0, {"filter": "on"}, provenance={"data_fingerprint": "fp"})
+    waiting = cell(10, 1, {"filter": "on"}, state="new", epochs=0)
+    stages = [
+        StageView("pretrain", first, users),
+        StageView("pretrain", first, users),
+        StageView("pretrain", waiting, users),
+    ]
+    plans = plan_study(replace(study(), stages=stages), {})
+    (stage,) = [plan for plan in plans if plan.key.startswith("stage:")]
+    assert (stage.key, stage.parent, stage.name) == (f"stage:{first.cell_id}", "study", "pretrain · seed 0")
+    assert run_key(stage.tags) == stage.key
+    assert (stage.tags["simlap.kind"], stage.tags["simlap.used_by"], stage.status) == ("stage", "4 cells", "FINISHED")
+    assert stage.model_of == first.cell_id
+    assert plans.index(stage) > [plan.key for plan in plans].index("study")
+    others = {plan.key: plan.digest for plan in plans if plan.key.startswith(("arm:", "cell:"))}
+    without = {plan.key: plan.digest for plan in plan_study(study(), {}) if plan.key != "study"}
+    assert others == without, "these stay as they are"
+
+
+def test_a_run_says_what_it_started_from() -> None:
+    plan = only_cell(cell(0, 0, {"filter": "on"}, provenance={"start": "0123456789abcdef"}))
+    assert plan.params["start"] == plan.tags["simlap.start"] == "0123456789abcdef"
+    assert "start" not in only_cell(cell(0, 0, {"filter": "on"})).params
+
+
+def test_params_tell_of_the_last_stage_alone() -> None:
+    one = cell(0, 0, {"filter": "on"})
+    one.config["pretrain"] = {"name": "first", "train": {"epochs": 2}}
+    assert not any(key.startswith("pretrain") for key in only_cell(one).params)
+    assert not any("pretrain" in key for key in only_cell(one).tags)
 
 
 def test_the_key_is_found_again_from_the_tags() -> None:

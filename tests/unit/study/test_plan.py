@@ -65,7 +65,7 @@ def test_more_seeds_and_levels_keep_what_is_done(tmp_path: Path) -> None:
     made = plan(tmp_path)
     run(made, 0)
     more = plan(tmp_path, STUDY.replace("seeds: 1", "seeds: 2").replace("[gumbel, open]", "[gumbel, open, product]"))
-    assert [(cell.arm.name, cell.seed) for cell in more.cells if not cell.pending] == [("filter=gumbel", 0)]
+    assert [(cell.line, cell.seed) for cell in more.cells if not cell.pending] == [("filter=gumbel", 0)]
     assert len(more.pending) == 5
 
 

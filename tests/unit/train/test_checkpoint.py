@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from simlap.storage import Storage
-from simlap.train.checkpoint import Checkpoint, CheckpointStore, optimizer_state_dict, optimizer_tensors
+from simlap.train.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    find_checkpoint,
+    optimizer_state_dict,
+    optimizer_tensors,
+    split_path,
+)
 
 
 def checkpoint(epoch: int, step: int = 0) -> Checkpoint:
@@ -122,3 +133,98 @@ def test_optimizer_state_survives(kind: type, store: CheckpointStore) -> None:
         m(images).square().sum().backward()
         o.step()
     assert torch.equal(model.weight, twin.weight)
+
+
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False),
+    st.text(max_size=3),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 3).map(lambda n: torch.arange(float(n))),
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.text("abc$", min_size=1, max_size=3), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    match a:
+        case torch.Tensor():
+            return torch.equal(a, b)
+        case dict():
+            return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+        case list() | tuple():
+            return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+@given(entry=st.dictionaries(st.text("abc", min_size=1, max_size=3), trees, max_size=3), group=trees, extra=trees)
+def test_whatever_an_optimiser_keeps_survives(entry: dict[str, Any], group: Any, extra: Any) -> None:
+    """Tensors in lists (kron), in groups (lamb), dtypes (adafactor), generators (kron), counters (many)."""
+    state = {"state": {0: entry, 3: {"step": 1}}, "param_groups": [{"params": [0, 3], "x": group}], "rng": extra}
+    if not entry:
+        del state["state"][0]
+    tensors, rest = optimizer_tensors(state)
+    assert all(isinstance(value, torch.Tensor) for value in tensors.values())
+    assert equal(optimizer_state_dict(tensors, json.loads(json.dumps(rest))), state)
+
+
+def test_what_a_checkpoint_cannot_hold_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"\$state/0/odd of the optimiser is a set"):
+        optimizer_tensors({"state": {0: {"odd": {1}}}, "param_groups": []})
+
+
+def test_the_form_of_earlier_versions_is_readable() -> None:
+    rest = {"optimizer_plain": {"0.step": 3}, "optimizer_groups": [{"lr": 0.1, "betas": [0.9, 0.99], "params": [0]}]}
+    found = optimizer_state_dict({"0.exp_avg": torch.ones(2)}, rest)
+    assert equal(found["state"], {0: {"exp_avg": torch.ones(2), "step": 3}})
+    assert found["param_groups"] == rest["optimizer_groups"]
+
+
+def test_names_of_places_do_not_collide() -> None:
+    """A list's second tensor, and one whose own name says the same."""
+    odd = {"Q": [torch.zeros(1), torch.ones(1)], "Q.1": torch.full((1,), 7.0), "Q/1": [torch.full((1,), 8.0)]}
+    state = {"state": {0: odd, 1: {"Q/1": {"0": torch.ones(1)}, "Q": {"1/0": torch.zeros(1)}}}, "param_groups": []}
+    tensors, rest = optimizer_tensors(state)
+    assert equal(optimizer_state_dict(tensors, rest), state)
+
+
+def test_the_checkpoint_of_a_path(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "run")
+    runs = CheckpointStore(storage.child("checkpoints"))
+    first, second = runs.save(checkpoint(1)), runs.save(checkpoint(2))
+    run = str(tmp_path / "run")
+    for path, epoch in ((run, 2), (f"{run}/checkpoints/{first.path}", 1), (f"{run}/checkpoints/{second.path}/", 2)):
+        found = find_checkpoint(path)
+        assert found is not None
+        assert found.epoch == epoch
+    storage.write_json("result.json", {"checkpoint": {"path": f"checkpoints/{first.path}"}})
+    found = find_checkpoint(run)
+    assert found is not None
+    assert found.epoch == 1, "the result's, not the newest"
+    assert find_checkpoint(str(tmp_path)) is None
+    assert find_checkpoint(f"{run}/checkpoints/{first.path}/model.safetensors") is None
+    assert find_checkpoint(str(tmp_path / "missing")) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("a", (".", "a")),
+        ("/a", ("/", "a")),
+        ("x/a/", ("x", "a")),
+        ("s3://b/x/a?endpoint_override=http://h:1", ("s3://b/x?endpoint_override=http://h:1", "a")),
+    ],
+)
+def test_folder_and_name(path: str, parts: tuple[str, str]) -> None:
+    assert split_path(path) == parts

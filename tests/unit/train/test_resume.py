@@ -22,7 +22,10 @@ from tests.tiny import tiny
 
 
 def task(storage: Path, **changes: Any) -> CellTask:
-    return CellTask("c", tiny(**changes).model_dump(mode="json"), str(storage))
+    """9 steps an epoch."""
+    return CellTask(
+        "c", tiny(**{"data__fraction": 0.5, "train__batch_size": 64, **changes}).model_dump(mode="json"), str(storage)
+    )
 
 
 def stop_at(step: int) -> Callable[[], bool]:

@@ -1,0 +1,172 @@
+"""`simlap eval`: protocols on a checkpoint, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from simlap.config import Experiment, canonical_hash, evaluation_id, validate
+from simlap.config.schema import Data, Evaluation
+from simlap.data.splits import inspect_data, load_splits
+from simlap.errors import ConfigError, UserError
+from simlap.evaluate.cache import FeatureCache
+from simlap.evaluate.names import transferred
+from simlap.methods import build_method
+from simlap.methods.base import Method
+from simlap.storage import Storage
+from simlap.train.checkpoint import Checkpoint, children, find_checkpoint, split_path
+from simlap.train.evaluate import Evaluator
+from simlap.train.transfer import transfer_experiment
+from simlap.train.weights import EMA_PREFIX
+from simlap.train.world import World
+
+SCHEMA_VERSION = 1
+ELSEWHERE = ("knn", "linear", "finetune", "collapse")
+"""Protocols that make sense on other data than the run's own: the others look at its head or at the gates of its classes."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint and the experiment it belongs to."""
+
+    checkpoint: Checkpoint
+    experiment: Experiment
+    run: Storage | None
+    """The run directory it lies in, None where it lies by itself."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one protocol gave on one dataset."""
+
+    identity: str
+    data: str | None
+    """Name of the dataset; None for the run's own."""
+    protocol: dict[str, Any]
+    metrics: dict[str, float]
+    artefact: dict[str, Any] | None
+    """JSON-able data for figures, where the protocol has any."""
+
+
+def locate(name: str, storage: Storage) -> str:
+    """The path of a checkpoint or run: the path itself, or the run directory of a cell. Raises UserError."""
+    if Storage(name).exists():
+        return name
+    if "/" not in name and storage.exists(f"cells/{name}"):
+        return storage.child("cells", name).uri
+    raise UserError(f"{name}: no such run directory or checkpoint, and no run of this id in {storage.describe()}")
+
+
+def open_checkpoint(path: str) -> Subject:
+    """Read and verify a run's final (or newest) checkpoint, or the one that lies at the path. Raises UserError."""
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None:
+        raise UserError(f"{path}: is no run directory and no checkpoint")
+    if "input" not in checkpoint.state:
+        raise UserError(
+            f"{path}: the checkpoint does not say what images it is made for; train the run one epoch further"
+        )
+    experiment = validate(Experiment, checkpoint.state["experiment"], file=f"{path}, its checkpoint")
+    if "manifest.json" not in children(path):
+        return Subject(checkpoint, experiment, Storage(path))
+    above, _ = split_path(Storage(path).uri)
+    run, name = split_path(above)
+    return Subject(checkpoint, experiment, Storage(run) if name == "checkpoints" else None)
+
+
+def check_protocols(subject: Subject, protocols: Sequence[Evaluation], data: Mapping[str, Data]) -> None:
+    """Raises ConfigError for a protocol that the checkpoint or the data cannot have."""
+    for protocol in protocols:
+        if data and protocol.kind not in ELSEWHERE:
+            raise ConfigError(
+                "is about the data that the run was trained on; leave --data out", key="--protocol", value=protocol.kind,
+                choices=ELSEWHERE,
+            )  # fmt: skip
+        if protocol.kind == "gates" and not subject.experiment.has_gates:
+            raise ConfigError(
+                f"there are no gates with method.kind: {subject.experiment.method.kind}",
+                key="--protocol",
+                value="gates",
+            )
+
+
+def evaluate(
+    subject: Subject, protocols: Sequence[Evaluation], data: Mapping[str, Data], features: Storage
+) -> Iterator[Result]:
+    """Run every protocol on every dataset, one result at a time. Numbers are those of the run's own final evaluation.
+
+    Args:
+        subject: what is evaluated.
+        protocols: what is measured.
+        data: datasets by name; none for the run's own.
+        features: where extracted features are kept.
+    """
+    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build_evaluated(subject, world)
+    cache = FeatureCache(features, subject.checkpoint.sha256)
+    made_for = subject.checkpoint.state["input"]
+    own = subject.experiment
+    for name, section in data.items() or [(None, own.data)]:
+        experiment = own if name is None else transfer_experiment(own, section)
+        splits = load_splits(
+            experiment.data, channels=made_for["channels"], mean=tuple(made_for["mean"]), std=tuple(made_for["std"])
+        )
+        if name is None and splits.num_classes != model.num_classes:
+            raise ConfigError(
+                f"the data have {splits.num_classes} classes, the checkpoint {model.num_classes}: they have changed",
+                key="data.source", value=own.data.source,
+            )  # fmt: skip
+        evaluator = Evaluator(model, splits, world, experiment, cache)
+        for protocol in protocols:
+            measured = evaluator.final(protocol)
+            metrics = measured.metrics
+            if name is not None:
+                metrics = {transferred(name, metric): value for metric, value in metrics.items()}
+            yield Result(
+                _identity(protocol, subject.checkpoint.sha256, name, experiment.data), name,
+                protocol.model_dump(mode="json", exclude={"every_epochs"}), metrics, measured.artefact,
+            )  # fmt: skip
+
+
+def build_evaluated(subject: Subject, world: World) -> Method:
+    """The method with the checkpoint's weights: the moving average's, where there is one."""
+    made_for = subject.checkpoint.state["input"]
+    model = build_method(
+        subject.experiment, num_classes=made_for["num_classes"], channels=made_for["channels"], world=world
+    )
+    tensors = subject.checkpoint.model
+    averaged = {name.removeprefix(EMA_PREFIX): v for name, v in tensors.items() if name.startswith(EMA_PREFIX)}
+    model.load_state_dict(averaged or tensors)
+    return model.to(world.device).eval()
+
+
+def save(results: Sequence[Result], subject: Subject, folder: Storage) -> None:
+    """Add results to `results.json`, by their ids: what was measured before with other protocols or data stays."""
+    try:
+        saved = folder.read_json("results.json")
+    except FileNotFoundError:
+        saved = {"schema_version": SCHEMA_VERSION, "results": {}}
+    for result in results:
+        saved["results"][result.identity] = {
+            "checkpoint": subject.checkpoint.sha256,
+            "epoch": subject.checkpoint.epoch,
+            "data": result.data,
+            "protocol": result.protocol,
+            "metrics": result.metrics,
+        }
+    folder.write_json("results.json", saved)
+
+
+def _identity(protocol: Evaluation, checkpoint_sha256: str, name: str | None, data: Data) -> str:
+    """On the run's own data the id of the evaluation, as in `result.json`."""
+    own = evaluation_id(protocol, checkpoint_sha256)
+    if name is None:
+        return own
+    unseen = {"train", "test", "root", "download"}  # where it lies; the fingerprint says what it is
+    if protocol.kind != "finetune":
+        unseen |= {"augment"}
+    section = data.model_dump(mode="json", exclude=unseen)
+    return canonical_hash({"evaluation": own, "data": section, "fingerprint": inspect_data(data).fingerprint})

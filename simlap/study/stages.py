@@ -1,0 +1,71 @@
+"""Stages that cells share: who starts from which, what they are called, and which still have to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simlap.study.arms import Arm, arm_name
+from simlap.train.check import Stage
+
+if TYPE_CHECKING:
+    from simlap.study.plan import PlannedCell
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A cell with everything that runs before it."""
+
+    seed: int
+    arm: Arm
+    stages: tuple[Stage, ...]
+    """In the order they run; the cell itself last."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Who needs a stage."""
+
+    name: str
+    """`pretrain`, `pretrain.pretrain` for the stage before it; followed by the levels that only its users have."""
+    cell_ids: list[str]
+    """Arms' cells that start from it, directly or through other stages."""
+
+
+def find_uses(chains: Sequence[Chain]) -> dict[str, Use]:
+    """The uses of every earlier stage, by its cell id."""
+    users: dict[str, list[Chain]] = {}
+    for chain in chains:
+        for stage in chain.stages[:-1]:
+            users.setdefault(stage.cell_id, []).append(chain)
+    arms = [chain.arm for chain in chains]
+    return {
+        cell_id: Use(_name(cell_id, found, arms), [chain.stages[-1].cell_id for chain in found])
+        for cell_id, found in users.items()
+    }
+
+
+def needed_stages(cells: Sequence[PlannedCell]) -> set[str]:
+    """Cell ids of what has to be run because a cell that is still to be trained starts from it."""
+    by_id = {cell.cell_id: cell for cell in cells}
+    needed: set[str] = set()
+    for cell in cells:
+        if cell.arm is None or not cell.pending or cell.action == "evaluate":
+            continue
+        start = cell.start
+        while start in by_id and by_id[start].view.state != "done":
+            needed.add(start)
+            start = by_id[start].start
+    return needed
+
+
+def _name(cell_id: str, users: Sequence[Chain], arms: Sequence[Arm]) -> str:
+    before = min(len(c.stages) - 1 - [s.cell_id for s in c.stages].index(cell_id) for c in users)
+    shared = {
+        factor: level
+        for factor, level in users[0].arm.levels.items()
+        if all(chain.arm.levels[factor] == level for chain in users)
+        and any(arm.levels[factor] != level for arm in arms)
+    }
+    return " ".join(part for part in (".".join(["pretrain"] * before), arm_name(shared)) if part)

@@ -1,0 +1,88 @@
+"""What Tune runs for a cell: an actor that stays warm for one-worker cells, a driver of a Train worker group for larger ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from simlap.config.schema import Resources
+from simlap.run.launch import trainer
+from simlap.run.worker import CellTask, run_cell
+from simlap.study.plan import Plan, PlannedCell
+from simlap.train import loop
+from simlap.train.world import World
+
+
+def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Everything an actor, a driver or the scheduler is told about a cell: plain values, so that it travels."""
+    metric = plan.study.spec.metric.name
+    resources = cell.experiment.resources
+    values = [r.metrics[metric] for r in cell.view.rows if r.epoch <= cell.view.durable_epoch and metric in r.metrics]
+    task = CellTask(
+        cell.cell_id,
+        cell.experiment.model_dump(mode="json"),
+        plan.storage.uri,
+        {**provenance, "data_fingerprint": cell.fingerprint},
+        cell.start,
+    )
+    return {
+        "cell_id": cell.cell_id,
+        "protected": cell.protected,
+        "metric": metric,
+        "last": values[-1] if values else None,
+        "epochs": cell.experiment.train.epochs,
+        "gpus": resources.gpus_per_worker,
+        "resources": resources.model_dump(),
+        "task": asdict(task),
+    }
+
+
+class CellTrainable(tune.Trainable):
+    """A warm actor: one cell after another, an epoch a step."""
+
+    _epochs: Iterator[loop.Progress] | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        task = CellTask(**config["cell"]["task"])
+        gpu = config["cell"]["gpus"] > 0 and torch.cuda.is_available()
+        self._metric = config["cell"]["metric"]
+        self._last = config["cell"]["last"]
+        self._total = config["cell"]["epochs"]
+        self._cell_id = task.cell_id
+        self._epochs = run_cell(task, World(device=torch.device("cuda" if gpu else "cpu")))
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; the last one with the final evaluation."""
+        assert self._epochs is not None
+        progress = next(self._epochs)
+        if self._metric in progress.metrics:
+            self._last = progress.metrics[self._metric]
+        if progress.epoch == self._total and not progress.finished:
+            progress = next(self._epochs)
+        result = {"cell_id": self._cell_id, "epoch": progress.epoch, "done": progress.finished}
+        if self._last is not None:
+            # a cell that only had to be evaluated reports its last value again
+            result[self._metric] = self._last
+        return result
+
+    def cleanup(self) -> None:
+        self._epochs = None
+
+
+def train_driver(config: dict[str, Any]) -> None:
+    """A Tune trial that holds no CPU and runs a Train worker group."""
+    cell = config["cell"]
+    resources = Resources(**cell["resources"])
+    trainer(CellTask(**cell["task"]), resources, [TuneReportCallback()]).fit()

@@ -1,0 +1,260 @@
+"""The training state, how it is built, and the one step that changes it. Plain PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from simlap import rng
+from simlap.config import Experiment
+from simlap.data.augment.device import move
+from simlap.data.batch import Batch
+from simlap.data.loader import TrainLoader
+from simlap.data.splits import Splits
+from simlap.errors import ConfigError
+from simlap.methods import build_method, pair_kind
+from simlap.methods.base import Method, StepOutput
+from simlap.train.accumulate import average_gradients, backward_in_parts
+from simlap.train.checkpoint import Checkpoint, optimizer_state_dict, optimizer_tensors
+from simlap.train.distributed import convert_sync_batchnorm
+from simlap.train.optim import build_optimizer, learning_rate, place_like_parameters, set_learning_rate
+from simlap.train.weights import EMA_PREFIX, load_backbone, read_backbone
+from simlap.train.world import World
+
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
+
+_NO_BUFFER_SYNC: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else {"broadcast_buffers": False}  # its name before torch 2.15
+)
+"""Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
+
+
+@dataclass
+class TrainState:
+    """The model with everything that changes with it, and the counters that say where it stands."""
+
+    experiment: Experiment
+    world: World
+    model: Method
+    wrapped: nn.Module
+    """The model, or the data-parallel wrapper around it. With gradient accumulation there is none: its gradients are averaged
+    once, after the last part."""
+    optimizer: torch.optim.Optimizer
+    loader: TrainLoader
+    input: dict[str, Any]
+    """What the backbone is made for, as the splits have it, kept in checkpoints: `channels`, `image_size`, `eval_size`,
+    `interpolation`, `mean`, `std` and `num_classes`."""
+    ema: ModelEmaV3 | None = None
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """This worker's float64 sums over the finished steps of the epoch under way."""
+
+    @property
+    def evaluated(self) -> Method:
+        """The model that is evaluated and exported: the moving average, where there is one."""
+        if self.ema is None:
+            return self.model
+        averaged: Method = self.ema.module
+        return averaged
+
+    def snapshot(self) -> Checkpoint:
+        """The state as a checkpoint; all workers must ask together."""
+        mine = {name: value.item() for name, value in self.sums.items()}
+        sums: list[dict[str, float]] = [mine] * self.world.size
+        if self.world.size > 1:
+            torch.distributed.all_gather_object(sums, mine)
+        tensors, rest = optimizer_tensors(self.optimizer.state_dict())
+        experiment = self.experiment.model_dump(mode="json")
+        state: dict[str, Any] = {"sums": sums, "experiment": experiment, "input": self.input, **rest}
+        model = self.model.state_dict()
+        if self.ema is not None:
+            model |= {f"{EMA_PREFIX}{name}": value for name, value in self.ema.module.state_dict().items()}
+        return Checkpoint(self.epoch, self.step, model, tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        model = {name: value for name, value in checkpoint.model.items() if not name.startswith(EMA_PREFIX)}
+        self.model.load_state_dict(model)
+        if self.ema is not None:
+            averaged = {
+                name.removeprefix(EMA_PREFIX): value
+                for name, value in checkpoint.model.items()
+                if name.startswith(EMA_PREFIX)
+            }
+            self.ema.module.load_state_dict(averaged)
+        self.optimizer.load_state_dict(optimizer_state_dict(checkpoint.optimizer, checkpoint.state))
+        place_like_parameters(self.optimizer)
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        per_worker: list[dict[str, float]] = checkpoint.state["sums"]
+        if len(per_worker) == self.world.size:
+            mine = per_worker[self.world.rank]
+        else:  # written by another number of workers: only their sum counts
+            first = self.world.rank == 0
+            mine = {name: sum(sums[name] for sums in per_worker) if first else 0.0 for name in per_worker[0]}
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=self.world.device) for name, value in mine.items()
+        }
+
+    @property
+    def steps_done(self) -> int:
+        """Finished steps of the whole run."""
+        return self.epoch * self.loader.steps_per_epoch + self.step
+
+
+def build(
+    experiment: Experiment,
+    splits: Splits,
+    world: World,
+    start: Mapping[str, Tensor] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> TrainState:
+    """The one place that maps an experiment to objects.
+
+    Args:
+        experiment: what to build.
+        splits: its data.
+        world: the data-parallel world.
+        start: what the backbone starts from, by names inside it: what its `pretrain` stage has learnt. Without it the
+            backbone starts from `backbone.weights`, where that is given.
+        checkpoint: to go on from; nothing is read or started from then.
+
+    Raises:
+        ConfigError: weights that do not fit, naming `pretrain` or `backbone.weights`; a wrong optimiser.
+    """
+    model = build_method(experiment, num_classes=splits.num_classes, channels=splits.channels, world=world)
+    if checkpoint is None:
+        _start(model, experiment, start)
+    model.to(world.device)
+    if experiment.train.channels_last:
+        model.backbone.to(memory_format=torch.channels_last)
+    if world.size > 1:
+        convert_sync_batchnorm(model)  # in place: the module itself is no batch norm
+    ema = None
+    if experiment.train.ema_decay is not None:
+        from timm.utils.model_ema import ModelEmaV3  # takes seconds
+
+        ema = ModelEmaV3(model, decay=experiment.train.ema_decay)
+    if experiment.train.compile:
+        model.backbone.compile()  # in place: names of parameters stay
+    wrapped: nn.Module = model
+    if world.size > 1 and experiment.train.micro_batch_size is None:
+        wrapped = DistributedDataParallel(model, **_NO_BUFFER_SYNC)
+    loader = TrainLoader(
+        splits.train,
+        data=experiment.data,
+        mean=splits.mean,
+        std=splits.std,
+        num_classes=splits.num_classes,
+        batch_size=experiment.train.batch_size,
+        pairs=pair_kind(experiment),
+        seed=experiment.seed,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+    )
+    made_for = {
+        "channels": splits.channels,
+        "image_size": splits.image_size,
+        "eval_size": splits.eval_size,
+        "interpolation": splits.interpolation,
+        "mean": [float(value) for value in splits.mean],
+        "std": [float(value) for value in splits.std],
+        "num_classes": splits.num_classes,
+    }
+    optimizer = build_optimizer(model, experiment.optim)
+    state = TrainState(experiment, world, model, wrapped, optimizer, loader, made_for, ema)
+    if checkpoint is not None:
+        state.restore(checkpoint)
+    return state
+
+
+def _start(model: Method, experiment: Experiment, start: Mapping[str, Tensor] | None) -> None:
+    weights = experiment.backbone.weights
+    if start is not None:
+        source = experiment.pretrain.name if experiment.pretrain else ""
+        load_backbone(model.backbone, start, key="pretrain", source=source)
+    elif experiment.pretrain is not None:
+        raise ConfigError(
+            f"the backbone starts from what {experiment.pretrain.name!r} has learnt, which is not here; run that stage first",
+            key="pretrain",
+        )
+    elif weights is not None:
+        load_backbone(model.backbone, read_backbone(weights, experiment.backbone.key_prefix), source=weights)
+
+
+def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> bool:
+    """Train from `state.step` to the end of the epoch. False where `stop` said so before the end."""
+    experiment, world, loader = state.experiment, state.world, state.loader
+    state.wrapped.train()
+    for batch in loader.batches(state.epoch, start_step=state.step):
+        if world.any(stop()):
+            return False
+        rate = learning_rate(
+            experiment.optim,
+            state.steps_done,
+            steps_per_epoch=loader.steps_per_epoch,
+            epochs=experiment.train.epochs,
+        )
+        set_learning_rate(state.optimizer, rate)
+        metrics = train_step(state, batch).metrics
+        for name, value in metrics.items():
+            state.sums[name] = state.sums[name] + value if name in state.sums else value.double()
+        state.step += 1
+        if state.ema is not None:
+            # the first update copies: the average begins with weights that have seen data
+            state.ema.update(state.model, step=state.steps_done)
+    return True
+
+
+def train_step(state: TrainState, batch: Batch) -> StepOutput:
+    """One step of the optimiser, at the learning rate that its groups have. Draws are keyed by `state.epoch` and `state.step`."""
+    experiment, model, optimizer = state.experiment, state.model, state.optimizer
+    output = gradients(state, batch)
+    if experiment.optim.clip_grad is not None:
+        # averaged over workers already, so every worker finds the same norm
+        nn.utils.clip_grad_norm_(model.parameters(), experiment.optim.clip_grad)
+    # some optimisers draw: the same on every worker
+    torch.manual_seed(rng.key(experiment.seed, "optimizer", state.epoch, state.step))
+    optimizer.step()
+    return output
+
+
+def gradients(state: TrainState, batch: Batch) -> StepOutput:
+    """Loss and metrics of a batch; the gradients of the global batch are left in the parameters, equal on all workers."""
+    experiment, world, train = state.experiment, state.world, state.experiment.train
+    if train.channels_last:
+        batch = batch.with_images(batch.images.contiguous(memory_format=torch.channels_last))
+    # dropout and the like draw from the global generator: keyed too, so that a resumed step draws what it drew before
+    key = rng.key(experiment.seed, "step", state.epoch, state.step, world.rank)
+    torch.manual_seed(key)
+    noise = _noise(state, batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=experiment.precision == "bf16")
+    if train.micro_batch_size is None:
+        with autocast:
+            output: StepOutput = state.wrapped(batch, noise)
+        output.loss.backward()
+        return output
+    # all workers cut their rows, of which rank 0 has most, into the same number of parts
+    most = world.rows(train.batch_size, 0) * experiment.data.augment.views
+    parts = -(-most // train.micro_batch_size)
+    output = backward_in_parts(state.model, batch, noise, parts=parts, key=key, autocast=autocast)
+    average_gradients(list(state.model.parameters()), world)
+    return output
+
+
+def _noise(state: TrainState, batch: Batch) -> Tensor | None:
+    """This worker's rows of the gate noise, which is drawn for the global batch."""
+    generator = rng.generator(state.experiment.seed, "gate", state.epoch, state.step)
+    noise = state.model.draw_noise(batch.global_size, generator)
+    # whole to the device: to bring the row numbers here would wait for all work queued before them
+    return None if noise is None else move(noise, state.world.device)[batch.rows]

@@ -1,0 +1,43 @@
+"""`simlap plan`: what would be run, the shared stages first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from simlap import cli
+from simlap.config import yaml
+from tests.tiny import TREE
+
+STUDY = """
+name: small
+base: base.yaml
+factors: {lr: {path: optim.lr, levels: [0.01, 0.02, 0.03]}}
+baseline: {lr: 0.01}
+seeds: 2
+"""
+
+
+def test_a_plan_with_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "first.yaml").write_text(yaml.dump({**TREE, "train": {"epochs": 2, "batch_size": 128}}))
+    (tmp_path / "base.yaml").write_text(yaml.dump({**TREE, "pretrain": "first.yaml", "method": {"kind": "supervised"}}))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OK
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:5] == [
+        "arm cells epochs to run",
+        "pretrain (shared by 6 cells) ++ 4",
+        "lr=0.01 (baseline) ++ 6",
+        "lr=0.02 ++ 6",
+        "lr=0.03 ++ 6",
+    ]
+    assert lines[5] == "2 of 2 stages and 6 of 6 cells to run: unknown until something has run"
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,105 @@
+"""A cell that starts from another one, and what it leaves besides numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simlap.config import Experiment, evaluation_id
+from simlap.errors import ConfigError, DataError
+from simlap.record.journal import cell_storage, read_cell, read_result
+from simlap.run.worker import CellTask, run_cell
+from simlap.storage import Storage
+from simlap.train.check import Stage, check_experiment
+from simlap.train.checkpoint import find_checkpoint
+from simlap.train.weights import backbone_of
+from simlap.train.world import World
+from tests.tiny import TREE, tiny
+
+
+def two_stages(**changes: Any) -> Experiment:
+    """The tiny experiment, and a second one with next to no learning rate on what it learns."""
+    return tiny(
+        pretrain={**TREE, "name": "first", "train": {"epochs": 1, "batch_size": 128}},
+        method={"kind": "supervised"}, train__epochs=1, optim__lr=1e-8, optim__schedule="constant",
+        optim__warmup_epochs=0.0, evaluate=[{"kind": "probe"}], **changes,
+    )  # fmt: skip
+
+
+def run(stage: Stage, storage: Storage) -> None:
+    provenance = {"data_fingerprint": stage.info.fingerprint}
+    task = CellTask(stage.cell_id, stage.experiment.model_dump(mode="json"), storage.uri, provenance, stage.start)
+    for _ in run_cell(task, World()):
+        pass
+
+
+def learnt(stage: Stage, storage: Storage) -> dict[str, torch.Tensor]:
+    found = find_checkpoint(storage.child("cells", stage.cell_id).uri)
+    assert found is not None
+    return backbone_of(found.model)
+
+
+def test_a_stage_starts_from_the_one_before(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    first, second = check_experiment(two_stages(), file="x")
+    run(first, storage)
+    run(second, storage)
+    before, after = learnt(first, storage), learnt(second, storage)
+    for name, value in before.items():
+        if "running" not in name and value.is_floating_point():
+            assert torch.allclose(after[name], value, atol=1e-5), name
+    view = read_cell(storage, second.cell_id)
+    assert view.start == first.cell_id == second.start
+    assert view.provenance["start"] == first.cell_id
+    assert read_cell(storage, first.cell_id).start is None
+
+
+def test_without_the_stage_it_fails_and_says_so(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    _, second = check_experiment(two_stages(), file="x")
+    with pytest.raises(ConfigError, match="run that stage first"):
+        run(second, storage)
+    view = read_cell(storage, second.cell_id)
+    assert view.state == "failed"
+    assert "'first'" in (view.reason or "")
+
+
+def test_a_run_that_has_begun_goes_on_without_the_stage(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    first, second = check_experiment(two_stages(), file="x")
+    run(first, storage)
+    run(second, storage)
+    storage.delete(f"cells/{first.cell_id}")
+    more = second.experiment.model_copy(update={"evaluate": two_stages().pretrain.evaluate})  # type: ignore[union-attr]
+    run(Stage(more, second.info, second.cell_id, second.start), storage)
+    assert read_cell(storage, second.cell_id, evaluate=more.model_dump(mode="json")["evaluate"]).state == "done"
+
+
+def test_weights_that_have_changed_since_the_plan(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    (first,) = check_experiment(tiny(train__epochs=1), file="x")
+    run(first, storage)
+    weights = str(tmp_path / "cells" / first.cell_id)
+    (second,) = check_experiment(tiny(train__epochs=1, seed=1, backbone__weights=weights), file="x")
+    assert (second.start or "").startswith("weights:")
+    with pytest.raises(DataError, match="have changed since the run was planned"):
+        run(Stage(second.experiment, second.info, second.cell_id, "weights:0123"), storage)
+    run(second, storage)
+    assert read_cell(storage, second.cell_id).start == second.start
+
+
+def test_what_an_evaluation_gives_besides_numbers_is_kept(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    experiment = tiny(train__epochs=1, evaluate=[{"kind": "gates", "permutations": 9}])
+    (stage,) = check_experiment(experiment, file="x")
+    run(stage, storage)
+    cell = cell_storage(storage, stage.cell_id)
+    result = read_result(cell)
+    assert result is not None
+    identity = evaluation_id(experiment.evaluate[0], result["checkpoint"]["sha256"])
+    assert cell.list("evaluations") == [f"{identity}.json"]
+    assert cell.read_json(f"evaluations/{identity}.json")
+    assert "gates/activation" in result["evaluations"][identity]

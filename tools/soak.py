@@ -1,0 +1,150 @@
+"""What takes too long for every contribution: the recipes on real images, and what must come out of them.
+
+    python tools/soak.py [STEP ...] [--work DIR]
+
+Every step runs a command line as a user would, notes how long it took, holds the outcome against what the project claims, and
+writes `docs/results/<step>.json` with commit and machine; a study's report lies beside it. Runs are kept in DIR, so a step that
+was interrupted goes on. The exit code is 1 where a claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from simlap.record.journal import read_cell, read_study
+from simlap.record.provenance import collect
+from simlap.record.view import CellView, StudyView
+from simlap.report.compare import simple_effects
+from simlap.storage import Storage
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs/results"
+CLI = [sys.executable, "-m", "simlap.cli"]
+Claim = tuple[str, bool]
+
+
+class Soak:
+    """Runs command lines and collects what came of them."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.storage = Storage(str(work / "runs"))
+        self.options = ["--storage", str(work / "runs"), "--tracking-uri", f"sqlite:///{work / 'mlflow.db'}"]
+
+    def study(self, name: str) -> tuple[dict[str, Any], StudyView]:
+        """Apply `ablations/<name>.yaml` and copy its report."""
+        facts = self._run(["ablate", f"ablations/{name}.yaml"], self.options)
+        view = read_study(self.storage, name)
+        folder = RESULTS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("report.md", "summary.json"):
+            shutil.copy(self.work / "runs/studies" / name / "report" / file, folder / file)
+        cells = [cell for arm in view.arms for cell in arm.cells]
+        return {**facts, "cells": len(cells), "device_seconds": round(sum(cell.seconds for cell in cells))}, view
+
+    def run(self, name: str, *changes: str) -> tuple[dict[str, Any], CellView]:
+        """Run `experiments/<name>.yaml`."""
+        before = set(self.storage.list("cells"))
+        facts = self._run(["run", f"experiments/{name}.yaml", *changes], [*self.options, "--resume"])
+        known = set(self.storage.list("cells"))
+        label = name.replace("_", "-")
+        found = [read_cell(self.storage, cell) for cell in sorted(known - before) or sorted(known)]
+        seed = next((int(change.removeprefix("seed=")) for change in changes if change.startswith("seed=")), 0)
+        view = next(cell for cell in found if cell.config["name"] == label and cell.seed == seed)
+        return {**facts, "seed": view.seed, "result": view.result}, view
+
+    def _run(self, command: list[str], options: list[str]) -> dict[str, Any]:
+        print("$", shlex.join(["simlap", *command]), flush=True)
+        began = time.monotonic()
+        subprocess.run([*CLI, *command, *options], cwd=ROOT, check=True)
+        return {"command": shlex.join(["simlap", *command]), "seconds": round(time.monotonic() - began)}
+
+
+def cifar10_small(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
+    """The central study: filter on or off, SupCon, with arbitrary and with distinct pairs."""
+    facts, view = soak.study("cifar10_small")
+    claims = [
+        _is_worse(view, "method", level, pairs=pairs)
+        for level in ("filter off", "supcon")
+        for pairs in ("arbitrary", "distinct")
+    ]
+    return facts, [*claims, ("takes no more than 60 minutes", facts["seconds"] <= 3600)]
+
+
+def finetune(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
+    """Fine-tuning from SimLAP and from SupCon against the same network from scratch."""
+    facts, view = soak.study("finetune")
+    return facts, [_is_worse(view, "start", "scratch", layer_decay="0.65")]
+
+
+def fashion_mnist(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
+    """Fashion-MNIST on a laptop."""
+    facts, view = soak.run("fashion_mnist_small")
+    top1 = view.result["test/probe_top1"]
+    return facts, [
+        (f"probe accuracy {top1:.4f} is at least 0.88", top1 >= 0.88),
+        ("takes no more than ten minutes", facts["seconds"] <= 600),
+    ]
+
+
+def fuse(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
+    """The joint run of classification and subspace InfoNCE, three seeds."""
+    runs = [soak.run("cifar10_fuse_small", f"seed={seed}")[0] for seed in range(3)]
+    return {"runs": runs}, [("all seeds end", len(runs) == 3)]
+
+
+STEPS: dict[str, Callable[[Soak], tuple[dict[str, Any], list[Claim]]]] = {
+    step.__name__: step for step in (cifar10_small, finetune, fashion_mnist, fuse)
+}
+
+
+def _is_worse(view: StudyView, factor: str, level: str, **at: str) -> Claim:
+    """The level loses against the baseline's, all else equal, on the test set with all seeds."""
+    (comparison,) = [e.comparison for e in simple_effects(view) if (e.factor, e.level, e.at) == (factor, level, at)]
+    difference = comparison.paired
+    where = " ".join(f"{name}={value}" for name, value in at.items())
+    text = f"{factor}={level} is worse at {where}"
+    if difference is None or difference.low is None or difference.high is None or not comparison.final:
+        return f"{text}: not all seeds are there", False
+    text += f": {100 * difference.mean:+.1f} points, 95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    return text, difference.high < 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} (default: all)")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "soak")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.steps) - set(STEPS):
+        parser.error(f"no such step: {', '.join(sorted(unknown))}; choices: {', '.join(STEPS)}")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    soak = Soak(arguments.work.resolve())
+    failed = list(_run_steps(soak, arguments.steps or list(STEPS)))
+    sys.exit(1 if failed else 0)
+
+
+def _run_steps(soak: Soak, steps: list[str]) -> Iterator[str]:
+    """Yields what does not hold."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    machine = {name: value for name, value in collect().items() if name != "command"}
+    for name in steps:
+        facts, claims = STEPS[name](soak)
+        outcome = {**facts, "claims": [{"claim": text, "holds": holds} for text, holds in claims], "machine": machine}
+        (RESULTS / f"{name}.json").write_text(json.dumps(outcome, indent=1) + "\n")
+        for text, holds in claims:
+            print(f"{name}: {'holds' if holds else 'DOES NOT HOLD'}: {text}", flush=True)
+            if not holds:
+                yield text
+
+
+if __name__ == "__main__":
+    main()
