@@ -30,7 +30,7 @@ demo: $(STAMP) ## the study ablations/filter.yaml: a fair answer in a few minute
 test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## all tests: the fast ones, then the slow ones
 	@status=0; \
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadgroup || status=$$?; \
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile || status=$$?; \
 	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow || status=$$?; fi; \
 	exit $$status
 

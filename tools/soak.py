@@ -23,7 +23,7 @@ from typing import Any
 from simlap.record.journal import read_cell, read_study
 from simlap.record.provenance import collect
 from simlap.record.view import CellView, StudyView
-from simlap.report.compare import simple_effects
+from simlap.report.compare import Comparison, compare_to_baseline, simple_effects
 from simlap.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def cifar10_small(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
     """The central study: filter on or off, SupCon, with arbitrary and with distinct pairs."""
     facts, view = soak.study("cifar10_small")
     claims = [
-        _is_worse(view, "method", level, pairs=pairs)
+        _is_worse(_effect(view, "method", level, pairs=pairs))
         for level in ("filter off", "supcon")
         for pairs in ("arbitrary", "distinct")
     ]
@@ -83,7 +83,7 @@ def cifar10_small(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
 def finetune(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
     """Fine-tuning from SimLAP and from SupCon against the same network from scratch."""
     facts, view = soak.study("finetune")
-    return facts, [_is_worse(view, "start", "scratch", layer_decay="0.65")]
+    return facts, [_is_worse(compare_to_baseline(view)["start=scratch layer_decay=1.0"])]
 
 
 def fashion_mnist(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
@@ -107,16 +107,20 @@ STEPS: dict[str, Callable[[Soak], tuple[dict[str, Any], list[Claim]]]] = {
 }
 
 
-def _is_worse(view: StudyView, factor: str, level: str, **at: str) -> Claim:
-    """The level loses against the baseline's, all else equal, on the test set with all seeds."""
-    (comparison,) = [e.comparison for e in simple_effects(view) if (e.factor, e.level, e.at) == (factor, level, at)]
+def _effect(view: StudyView, factor: str, level: str, **at: str) -> Comparison:
+    """The level against the baseline's, all else equal."""
+    (effect,) = [e for e in simple_effects(view) if (e.factor, e.level, e.at) == (factor, level, at)]
+    return effect.comparison
+
+
+def _is_worse(comparison: Comparison) -> Claim:
+    """The arm loses against its reference on the test set, with all seeds, and zero is outside the interval."""
     difference = comparison.paired
-    where = " ".join(f"{name}={value}" for name, value in at.items())
-    text = f"{factor}={level} is worse at {where}"
+    text = f"{comparison.arm} is worse than {comparison.reference}"
     if difference is None or difference.low is None or difference.high is None or not comparison.final:
         return f"{text}: not all seeds are there", False
-    text += f": {100 * difference.mean:+.1f} points, 95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    return text, difference.high < 0
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{text}: {100 * difference.mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}", high < 0
 
 
 def main() -> None:

@@ -12,24 +12,33 @@ if TYPE_CHECKING:
     from simlap.config.schema import Data
 
 
+def takes_root(source: str) -> bool:
+    """Whether it is the name of a dataset that torchvision keeps in a folder."""
+    from simlap.config.schema.data import TorchvisionName
+
+    return source in get_args(TorchvisionName)
+
+
 def named_data(source: str, root: str | None = None, changes: Sequence[str] = ()) -> tuple[str, Data]:
     """Name and data section of what a user calls a dataset. Raises ConfigError.
 
     Args:
         source: an experiment file, the name of a dataset, or a folder that holds image folders `train` and `test` (or `val`).
-        root: folder of torchvision's datasets.
+        root: folder of torchvision's datasets; None where the source is something else.
         changes: `data.a=value`, applied to it.
     """
     from simlap.config import Experiment, load_experiment, override, parse_override, validate
     from simlap.config.schema.data import TorchvisionName
 
+    if root is not None and not takes_root(source):
+        raise ConfigError("is for torchvision's datasets, and " + source + " is none of them", key="--root", value=root)
     path = Path(source).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return _plain(path.stem), load_experiment(path, changes).data
     names = ["digits", *get_args(TorchvisionName)]
     if source in names:
         tree: dict[str, Any] = {"source": source}
-        if root is not None and source != "digits":
+        if root is not None:
             tree["root"] = root
     elif path.is_dir():
         tree = _image_folders(path)

@@ -9,12 +9,12 @@ import typer
 from rich.markup import escape
 
 from simlap.cli.app import RootOption, StorageOption, app
-from simlap.cli.datasets import named_data
-from simlap.cli.output import out, plain_table, print_gates_page
+from simlap.cli.datasets import named_data, takes_root
+from simlap.cli.output import metric_text, out, plain_table, print_gates_page
 from simlap.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from simlap.config.schema import Evaluation
+    from simlap.config.schema import Data, Evaluation
     from simlap.run.evaluate import Result
 
 CheckpointArgument = Annotated[
@@ -45,18 +45,17 @@ def evaluate_checkpoint(
     storage: StorageOption = "./runs",
 ) -> None:
     """Measure a checkpoint, on its own data or on others. Extracted features are kept beside the results."""
-    from simlap.run.evaluate import check_protocols, evaluate, locate, open_checkpoint, save
+    from simlap.run.evaluate import check_protocols, check_writable, evaluate, locate, open_checkpoint, save
     from simlap.storage import Storage
 
     protocols = _protocols(protocol or ["knn", "linear"], set_ or [])
-    datasets = dict(named_data(source, root) for source in data or [])
-    if len(datasets) < len(data or []):
-        raise ConfigError("two datasets have the same name", key="--data", value=", ".join(data or []))
+    datasets = _datasets(data or [], root)
     subject = open_checkpoint(locate(checkpoint, Storage(storage)))
     check_protocols(subject, protocols, datasets)
     if output is None and subject.run is None:
         raise UserError(f"{checkpoint}: the checkpoint lies in no run directory; say with --out where the results go")
     folder = Storage(output) if output is not None else subject.run.child("evaluations")  # type: ignore[union-attr]
+    check_writable(folder)
     out.print(f"{subject.experiment.name}, epoch {subject.checkpoint.epoch}", markup=False)
     results = []
     for result in evaluate(subject, protocols, datasets, folder.child("features")):
@@ -82,6 +81,16 @@ def export(
 
     call = export_backbone(locate(checkpoint, Storage(storage)), target)
     out.print(call, soft_wrap=True, markup=False)
+
+
+def _datasets(sources: list[str], root: str | None) -> dict[str, Data]:
+    """The datasets by name; `root` is for those among them that torchvision keeps."""
+    if root is not None and not any(map(takes_root, sources)):
+        raise ConfigError("is for torchvision's datasets, and --data names none of them", key="--root", value=root)
+    datasets = dict(named_data(source, root if takes_root(source) else None) for source in sources)
+    if len(datasets) < len(sources):
+        raise ConfigError("two datasets have the same name", key="--data", value=", ".join(sources))
+    return datasets
 
 
 def _protocols(names: list[str], settings: list[str]) -> list[Evaluation]:
@@ -113,5 +122,5 @@ def _print_results(results: list[Result]) -> None:
     table = plain_table("protocol", "metric", "value", numbers=1)
     for result in results:
         for name, value in result.metrics.items():
-            table.add_row(result.protocol["kind"], escape(name), f"{value:.4f}")
+            table.add_row(result.protocol["kind"], escape(name), metric_text(name, value))
     out.print(table)

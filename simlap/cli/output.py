@@ -43,10 +43,15 @@ def plain_table(*columns: str, numbers: int = 0) -> Table:
     return table
 
 
+def metric_text(name: str, value: float) -> str:
+    """A metric's value: four decimals of an accuracy, four significant digits of anything else."""
+    return f"{value:.4f}" if "top1" in name else f"{value:.4g}"
+
+
 def print_metrics(metrics: Mapping[str, float]) -> None:
     table = plain_table("", "", numbers=1)
     for name, value in sorted(metrics.items()):
-        table.add_row(escape(name), f"{value:.4f}")
+        table.add_row(escape(name), metric_text(name, value))
     out.print(table)
 
 

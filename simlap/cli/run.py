@@ -74,6 +74,7 @@ def run(
         elif not kept:
             print_metrics(_results(view))
             _print_gates(stage)
+            _print_collapse(stage, view)
         if not kept:
             out.print(f"run directory  {stage.where}", soft_wrap=True, markup=False)
         print_shipped(shipped, uri)
@@ -115,3 +116,14 @@ def _print_gates(stage: PreparedRun) -> None:
             identity = evaluation_id(evaluation, result["checkpoint"]["sha256"])
             artefact = cell.read_json(f"evaluations/{identity}.json")
             print_gates_page(artefact, cell.child("evaluations"), stage.experiment.name)
+
+
+def _print_collapse(stage: PreparedRun, view: CellView) -> None:
+    """The page of collapse over training, where it was measured on the way."""
+    from simlap.record.journal import cell_storage
+    from simlap.report.collapse import write_collapse_page
+
+    if sum(view.metric_at("collapse/effective_rank", row.epoch) is not None for row in view.rows) > 1:
+        folder = cell_storage(stage.storage, stage.task.cell_id).child("evaluations")
+        page, *_ = write_collapse_page({stage.experiment.name: view}, folder, stage.experiment.name)
+        out.print(f"collapse       {folder.describe(page)}", soft_wrap=True, markup=False)

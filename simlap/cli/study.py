@@ -22,6 +22,7 @@ from simlap.cli.app import (
     app,
 )
 from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command
+from simlap.errors import UserError
 
 if TYPE_CHECKING:
     from simlap.record.view import StudyView
@@ -102,7 +103,10 @@ def report(
     if output is None:
         sys.stdout.write(text)
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot be written: {error}", file=str(output), key="--output") from error
         out.print(str(output.absolute()), soft_wrap=True)
 
 

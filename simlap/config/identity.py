@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from simlap.config.schema import Evaluation, Experiment
+from simlap.config.schema import KNN, Evaluation, Experiment, Transfer
 
 UNCOUNTED = {
     "name": "a label for people",
@@ -24,7 +24,7 @@ EXCLUDED = UNCOUNTED | {
     "data.label_column": "part of the fingerprint",
     "data.root": "a path: the fingerprint of what lies there counts",
     "data.download": "how the data comes to be there does not change it",
-    "data.hierarchy": "only the analysis of the gates looks at it",
+    "data.fingerprint": "the fingerprint itself counts",
     "backbone.weights": "a path: the fingerprint of the weights counts",
     "backbone.key_prefix": "part of the weights' fingerprint",
     "pretrain": "the id of the stage, which is a run of its own, counts",
@@ -32,6 +32,11 @@ EXCLUDED = UNCOUNTED | {
     "train.channels_last": "changes the speed, and results by rounding only",
 }
 """Fields left out of the identity as they stand, and why. A test holds this list against the schema."""
+
+_PLACES = {path.removeprefix("data.") for path in EXCLUDED if path.startswith("data.")} - {"fingerprint"}
+"""Fields of a dataset that its fingerprint stands for."""
+_HEADLINE = 20
+"""Of k-NN at its defaults; left out like other defaults."""
 
 
 def training_part(experiment: Experiment, data_fingerprint: str, start: str | None = None) -> dict[str, Any]:
@@ -71,6 +76,26 @@ def cell_id(experiment: Experiment, data_fingerprint: str, start: str | None = N
 
 
 def evaluation_id(evaluation: Evaluation, checkpoint_sha256: str) -> str:
-    """The id of one evaluation of one checkpoint; when it runs along the way does not count, nor do fields at their default."""
-    protocol = evaluation.model_dump(mode="json", exclude={"every_epochs"}, exclude_defaults=True)
-    return canonical_hash({"protocol": protocol, "checkpoint": checkpoint_sha256})
+    """The id of one evaluation of one checkpoint.
+
+    When it runs along the way does not count, nor do fields at their default. A dataset of `transfer` counts by its fingerprint,
+    where `check_experiment` has filled that in, and not by its place.
+    """
+    return canonical_hash({"protocol": _protocol(evaluation), "checkpoint": checkpoint_sha256})
+
+
+def _protocol(evaluation: Evaluation) -> dict[str, Any]:
+    """The canonical form of a protocol."""
+    tree: dict[str, Any] = evaluation.model_dump(mode="json", exclude={"every_epochs"}, exclude_defaults=True)
+    match evaluation:
+        case KNN():  # the k that is meant, whether it is written or not
+            tree.pop("headline", None)
+            if evaluation.headline_k != _HEADLINE:
+                tree["headline"] = evaluation.headline_k
+        case Transfer():
+            for section in tree["data"].values():
+                for place in _PLACES if "fingerprint" in section else ():
+                    section.pop(place, None)
+            if "protocols" in tree:
+                tree["protocols"] = [_protocol(protocol) for protocol in evaluation.protocols]
+    return tree

@@ -19,7 +19,7 @@ from simlap.config.schema import Data, Experiment, FolderData, ParquetData, Torc
 from simlap.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
-_FREE = re.compile(r"(^|\.)((backbone|optim)\.kwargs|data\.hierarchy)\.")
+_FREE = re.compile(r"(^|\.)((backbone|optim)\.kwargs|evaluate\.\d+\.hierarchy)\.")
 """Below these any key may be new."""
 
 

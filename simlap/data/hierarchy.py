@@ -14,27 +14,30 @@ from simlap.errors import DataError
 Hierarchy: TypeAlias = "dict[str, list[str] | Hierarchy]"
 """A group's name to its class names, or to smaller groups. Every class is in exactly one innermost group."""
 
-_KEY = "data.hierarchy"
 
-
-def check_hierarchy(tree: Mapping[str, object], class_names: Sequence[str]) -> Hierarchy:
+def check_hierarchy(tree: Mapping[str, object], class_names: Sequence[str], *, key: str) -> Hierarchy:
     """A hierarchy as the file gives it, checked against the classes. A whole number stands for the class of that name.
+
+    Args:
+        tree: to be checked.
+        class_names: names of the labels 0, 1, ...
+        key: the setting that holds the tree.
 
     Raises:
         DataError: what is no group, an empty group, or an unknown, repeated or missing class.
     """
-    checked = _checked(tree, _KEY)
+    checked = _checked(tree, key)
     seen: dict[str, str] = {}
-    for key, name in _leaves(checked, _KEY):
+    for group, name in _leaves(checked, key):
         if name not in class_names:
-            raise DataError("no such class", key=key, value=name, choices=class_choices(name, class_names))
+            raise DataError("no such class", key=group, value=name, choices=class_choices(name, class_names))
         if name in seen:
-            raise DataError(f"this class is also in {seen[name]}", key=key, value=name)
-        seen[name] = key
+            raise DataError(f"this class is also in {seen[name]}", key=group, value=name)
+        seen[name] = group
     missing = [name for name in class_names if name not in seen]
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise DataError(f"every class must be in a group; missing: {shown}", key=_KEY)
+        raise DataError(f"every class must be in a group; missing: {shown}", key=key)
     return checked
 
 

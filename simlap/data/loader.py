@@ -14,6 +14,7 @@ from simlap.data import sampling
 from simlap.data.augment import MixPlan, apply_mix, build_augmenter, draw_mix
 from simlap.data.augment.device import move
 from simlap.data.batch import Batch, Mix
+from simlap.data.memory import check_device_memory
 from simlap.data.pairs import PairKind, pair_labels
 from simlap.data.source import ImageSet
 from simlap.data.splits import DataInfo
@@ -42,7 +43,8 @@ class TrainLoader:
         device: where the images lie and the batches are made.
 
     Raises:
-        DataError, ConfigError: no such batch can be drawn from these images, or not by so many workers.
+        DataError, ConfigError: no such batch can be drawn from these images, or not by so many workers; the images do not fit
+            on the device.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class TrainLoader:
             raise DataError("needs at least two classes, the dataset has one", key="method.pairs", value=pairs)
         self.steps_per_epoch = len(images) * data.repeated_augmentation // batch_size
         self._device = torch.device(device)
+        key = "data.stored_size" if data.stored_size else "data.image_size"
+        check_device_memory(images.images, self._device, key=key)
         self._images = images.images.to(self._device)
         self._augmenter = build_augmenter(data.augment, data.image_size, mean, std)
         self._data, self._views, self._repeats = data, data.augment.views, data.repeated_augmentation

@@ -13,7 +13,7 @@ from simlap.config.schema import Data, DigitsData, FolderData, ParquetData
 from simlap.data.channels import channel_statistics, with_channels
 from simlap.data.digits import open_digits
 from simlap.data.folder import open_folder
-from simlap.data.hierarchy import Hierarchy, check_hierarchy, restrict
+from simlap.data.hierarchy import Hierarchy, restrict
 from simlap.data.known_hierarchies import known_hierarchy
 from simlap.data.memory import check_memory
 from simlap.data.parquet import ParquetSource
@@ -177,6 +177,13 @@ def select(data: Data) -> Selection:
     Classes are chosen first, then the share of each, then the validation part. Raises DataError.
     """
     source = _open(data)
+    if data.fingerprint is not None and data.fingerprint != source.fingerprint:
+        raise DataError(
+            f"the data in {source.where('train')} and {source.where('test')} are others: their fingerprint is "
+            f"{source.fingerprint}",
+            key="data.fingerprint",
+            value=data.fingerprint,
+        )
     if data.mean is not None and len(data.mean) != source.channels:
         raise DataError(
             f"needs one value per channel; the images of {source.where('train')} have {source.channels}",
@@ -199,7 +206,7 @@ def select(data: Data) -> Selection:
     test = (new_labels[source.labels("test")] >= 0).nonzero()[:, 0]
     if not len(test):
         raise DataError(f"no test image of {', '.join(names[:5])} in {source.where('test')}", key=source.key("test"))
-    return Selection(source, names, new_labels, train, val, test, _hierarchy(source, data, names))
+    return Selection(source, names, new_labels, train, val, test, _hierarchy(source, names))
 
 
 def _open(data: Data) -> Source:
@@ -214,9 +221,7 @@ def _open(data: Data) -> Source:
             return open_torchvision(data)
 
 
-def _hierarchy(source: Source, data: Data, names: tuple[str, ...]) -> Hierarchy | None:
-    if data.hierarchy is not None:
-        return check_hierarchy(data.hierarchy, names)
+def _hierarchy(source: Source, names: tuple[str, ...]) -> Hierarchy | None:
     own = source.hierarchy or known_hierarchy(source.class_names)
     return restrict(own, names) if own else None
 

@@ -17,9 +17,10 @@ from simlap.storage import Storage
 
 _VERSION = 1
 _IRRELEVANT = {
-    "train", "test", "root", "download", "image_column", "label_column",  # where it lies; the fingerprint says what it is
+    # where it lies; the fingerprint, given apart, says what it is
+    "train", "test", "root", "download", "image_column", "label_column", "fingerprint",
     "augment", "repeated_augmentation", "sampling",  # of training batches only
-    "hierarchy", "mean", "std",  # the statistics that are in use are given
+    "mean", "std",  # the statistics that are in use are given
 }  # fmt: skip
 _log = logging.getLogger("simlap.evaluate")
 

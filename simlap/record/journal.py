@@ -94,6 +94,19 @@ def end_for_worker(
     Journal(cell, writer=f"driver.{os.getpid()}", attempt=newest).end(state, epoch, reason=reason, error=error)
 
 
+def add_protocols(cell: Storage, protocols: list[dict[str, Any]]) -> None:
+    """Add what a finished run has been evaluated with to the `evaluate` list of its config; the rest of it stays.
+
+    Args:
+        cell: the run directory.
+        protocols: as the experiment has them; one of a kind that is there already replaces it.
+    """
+    config = yaml.parse(cell.read("config.yaml").decode())
+    merged = list({protocol["kind"]: protocol for protocol in (*config["evaluate"], *protocols)}.values())
+    if merged != config["evaluate"]:
+        cell.write("config.yaml", yaml.dump({**config, "evaluate": merged}).encode())
+
+
 def next_attempt(cell: Storage) -> int:
     """One more than the highest attempt that left a segment."""
     return max((int(m["attempt"]) for m in map(_SEGMENT.match, cell.list("journal")) if m), default=0) + 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from simlap.config import Experiment, canonical_hash, evaluation_id, validate
+from simlap.config import Experiment, canonical_hash, cell_id, evaluation_id, validate
 from simlap.config.schema import Data, Evaluation
 from simlap.data.splits import inspect_data, load_splits
 from simlap.errors import ConfigError, UserError
@@ -26,6 +26,8 @@ from simlap.train.world import World
 SCHEMA_VERSION = 1
 ELSEWHERE = ("knn", "linear", "finetune", "collapse")
 """Protocols that make sense on other data than the run's own: the others look at its head or at the gates of its classes."""
+_TRIAL = ".writable"
+"""An object that is written and deleted again."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,12 @@ def evaluate(
         protocols: what is measured.
         data: datasets by name; none for the run's own.
         features: where extracted features are kept.
+
+    Raises:
+        ConfigError: the run's own data have changed.
     """
+    if not data:
+        _check_unchanged(subject)
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     model = build_evaluated(subject, world)
     cache = FeatureCache(features, subject.checkpoint.sha256)
@@ -115,10 +122,7 @@ def evaluate(
             experiment.data, channels=made_for["channels"], mean=tuple(made_for["mean"]), std=tuple(made_for["std"])
         )
         if name is None and splits.num_classes != model.num_classes:
-            raise ConfigError(
-                f"the data have {splits.num_classes} classes, the checkpoint {model.num_classes}: they have changed",
-                key="data.source", value=own.data.source,
-            )  # fmt: skip
+            raise _changed(own, f"{splits.num_classes} classes, not {model.num_classes}")
         evaluator = Evaluator(model, splits, world, experiment, cache)
         for protocol in protocols:
             measured = evaluator.final(protocol)
@@ -143,12 +147,50 @@ def build_evaluated(subject: Subject, world: World) -> Method:
     return model.to(world.device).eval()
 
 
+def _check_unchanged(subject: Subject) -> None:
+    """Raises ConfigError where the data are not those that the run was trained on, as far as its directory says which."""
+    run, own = subject.run, subject.experiment
+    if run is None:
+        return
+    found = inspect_data(own.data).fingerprint
+    if run.exists("provenance.json"):
+        known = run.read_json("provenance.json").get("data_fingerprint", found)
+        if known != found:
+            raise _changed(own, f"fingerprint {found}, not {known}")
+    elif run.exists("stage.json"):  # of `simlap.train`; the fingerprint is part of the id
+        stage = run.read_json("stage.json")
+        if cell_id(own, found, stage["start"]) != stage["cell_id"]:
+            raise _changed(own, f"with the fingerprint {found} it would be another run")
+
+
+def _changed(own: Experiment, how: str) -> ConfigError:
+    return ConfigError(
+        f"the data have changed since the run was trained ({how}); name them with --data to measure other data",
+        key="data.source",
+        value=own.data.source,
+    )
+
+
+def check_writable(folder: Storage) -> None:
+    """Raises UserError where results could not be kept: known before hours of work."""
+    try:
+        folder.write(_TRIAL, b"")
+        folder.delete(_TRIAL)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def save(results: Sequence[Result], subject: Subject, folder: Storage) -> None:
-    """Add results to `results.json`, by their ids: what was measured before with other protocols or data stays."""
+    """Add results to `results.json`, by their ids: what was measured before with other protocols or data stays.
+
+    Raises UserError where they cannot be written.
+    """
     try:
         saved = folder.read_json("results.json")
     except FileNotFoundError:
         saved = {"schema_version": SCHEMA_VERSION, "results": {}}
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     for result in results:
         saved["results"][result.identity] = {
             "checkpoint": subject.checkpoint.sha256,
@@ -157,7 +199,14 @@ def save(results: Sequence[Result], subject: Subject, folder: Storage) -> None:
             "protocol": result.protocol,
             "metrics": result.metrics,
         }
-    folder.write_json("results.json", saved)
+    try:
+        folder.write_json("results.json", saved)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Storage, error: OSError) -> UserError:
+    return UserError(f"results cannot be kept there: {error}", file=folder.describe(), key="--out")
 
 
 def _identity(protocol: Evaluation, checkpoint_sha256: str, name: str | None, data: Data) -> str:
@@ -165,7 +214,7 @@ def _identity(protocol: Evaluation, checkpoint_sha256: str, name: str | None, da
     own = evaluation_id(protocol, checkpoint_sha256)
     if name is None:
         return own
-    unseen = {"train", "test", "root", "download"}  # where it lies; the fingerprint says what it is
+    unseen = {"train", "test", "root", "download", "fingerprint"}  # where it lies; the fingerprint says what it is
     if protocol.kind != "finetune":
         unseen |= {"augment"}
     section = data.model_dump(mode="json", exclude=unseen)

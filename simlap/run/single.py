@@ -35,6 +35,10 @@ class PreparedRun:
         """Its run directory, in words."""
         return self.storage.describe(f"cells/{self.task.cell_id}")
 
+    def read(self) -> CellView:
+        """Where it stands now, with the results of its own protocols."""
+        return read_cell(self.storage, self.task.cell_id, evaluate=self.task.experiment["evaluate"])
+
 
 def reopen(storage: Storage, cell_id: str) -> PreparedRun:
     """A run that is there, from its own config."""
@@ -59,7 +63,7 @@ def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str
         provenance = {**collect(), "data_fingerprint": stage.info.fingerprint}
         config = stage.experiment.model_dump(mode="json")
         task = CellTask(stage.cell_id, config, storage.uri, provenance, stage.start)
-        view = read_cell(storage, stage.cell_id, seed=stage.experiment.seed)
+        view = read_cell(storage, stage.cell_id, seed=stage.experiment.seed, evaluate=config["evaluate"])
         prepared.append(PreparedRun(stage.experiment, task, storage, view))
     return tuple(prepared)
 
@@ -109,7 +113,7 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
 
 
 def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> int:
-    for row in read_cell(run.storage, run.task.cell_id).rows:
+    for row in run.read().rows:
         if row.epoch > seen:
             seen = row.epoch
             on_epoch(row)
@@ -117,7 +121,7 @@ def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None])
 
 
 def _after(run: PreparedRun, folder: Storage, attempt: int, errors: list[Exception]) -> CellView:
-    view = read_cell(run.storage, run.task.cell_id)
+    view = run.read()
     newest = next_attempt(folder) - 1
     if view.state == "running" or (errors and newest < attempt):
         # the workers died without a word, or never started
@@ -125,13 +129,13 @@ def _after(run: PreparedRun, folder: Storage, attempt: int, errors: list[Excepti
         reason = text.splitlines()[-1]
         config = run.task.experiment
         end_for_worker(folder, config, "failed", attempt=attempt, epoch=view.epoch, reason=reason, error=text)
-        view = read_cell(run.storage, run.task.cell_id)
+        view = run.read()
     return view
 
 
 def record(run: PreparedRun, tracking_uri: str) -> ShipReport:
     """Bring MLflow up to date with the run. Errors are in the report: the journal holds everything, `simlap sync` catches up."""
-    view = read_cell(run.storage, run.task.cell_id)
+    view = run.read()
     report = ShipReport()
     try:
         report.add(project_run(view, run.experiment.name, run.storage, tracking_uri))

@@ -22,7 +22,7 @@ from simlap.config import Experiment, validate, yaml
 from simlap.config.schema import Data
 from simlap.data.splits import Splits, inspect_data, load_splits
 from simlap.errors import DataError
-from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
+from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
@@ -134,6 +134,8 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             epoch = progress.epoch
             if progress.finished and journal:
                 _write_result(cell, progress, {**known, **reporter.evaluations})
+                if result is not None:
+                    add_protocols(cell, task.experiment["evaluate"])
                 journal.end("done", epoch)
             elif progress.stopped and journal:
                 journal.end("interrupted", epoch, reason="asked to stop")
@@ -146,17 +148,14 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
 
 
 def _start(task: CellTask, experiment: Experiment, store: CheckpointStore) -> dict[str, Tensor] | None:
-    """The backbone that a fresh run starts from; None where it starts from scratch.
+    """The backbone that a fresh run starts from; None where it starts from scratch, or goes on from a checkpoint of its own.
 
-    Also None where the stage before is not there (any more): the loop complains of it, unless there is a checkpoint to go on
-    from.
+    Also None where the stage before is not there (any more): the loop complains of it.
     """
-    if task.start is None:
+    if task.start is None or store.newest() is not None:
         return None
     weights = experiment.backbone.weights
     if weights is not None:
-        if store.names():
-            return None
         found = f"weights:{weights_fingerprint(weights, experiment.backbone.key_prefix)}"
         if found != task.start:
             raise DataError(f"backbone.weights have changed since the run was planned: {found}, not {task.start}")

@@ -19,6 +19,7 @@ from simlap.study.events import EventLog
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.schedule import build_scheduler
+from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
 from simlap.study.watch import StudyCallback, persist
 
@@ -40,7 +41,7 @@ def run_plan(plan: Plan, *, slots: Callable[[Resources], int], progress: Progres
 
     def startable(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         for cell in cells:
-            if cell.start in broken and cell.action != "evaluate":
+            if cell.start in broken and cell.action != "evaluate" and not goes_on(cell, plan.storage):
                 broken[cell.cell_id] = broken[cell.start]
                 _fail(plan, cell, broken[cell.start], progress, events)
         return [cell for cell in cells if cell.cell_id not in broken]

@@ -157,7 +157,7 @@ class Plan:
                     "levels": arm.levels,
                     "protected": arm.protected,
                     "baseline": arm.baseline,
-                    "evaluate": _protocols(arm.experiment),
+                    "evaluate": _protocols(self.of_arm(arm)[0].experiment),
                     "cells": [{"cell_id": cell.cell_id, "seed": cell.seed} for cell in self.of_arm(arm)],
                 }
                 for arm in self.study.arms
@@ -192,7 +192,7 @@ def make_plan(study: Study, storage: Storage) -> Plan:
                 )
                 name = uses[stage.cell_id].name
                 stages[stage.cell_id] = _planned(chain, level, name, None, stage.experiment, action, view)
-    needed = needed_stages([*cells, *stages.values()])
+    needed = needed_stages([*cells, *stages.values()], storage)
     kept = [
         stage
         if stage.cell_id in needed

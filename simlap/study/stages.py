@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simlap.record.journal import cell_storage
+from simlap.storage import Storage
 from simlap.study.arms import Arm, arm_name
 from simlap.train.check import Stage
+from simlap.train.checkpoint import CheckpointStore
 
 if TYPE_CHECKING:
     from simlap.study.plan import PlannedCell
@@ -46,17 +49,22 @@ def find_uses(chains: Sequence[Chain]) -> dict[str, Use]:
     }
 
 
-def needed_stages(cells: Sequence[PlannedCell]) -> set[str]:
+def goes_on(cell: PlannedCell, storage: Storage) -> bool:
+    """Whether it has a valid checkpoint of its own, and so does without the stage that it started from."""
+    checkpoints = cell_storage(storage, cell.cell_id).child("checkpoints")
+    return cell.view.state != "new" and CheckpointStore(checkpoints).newest() is not None
+
+
+def needed_stages(cells: Sequence[PlannedCell], storage: Storage) -> set[str]:
     """Cell ids of what has to be run because a cell that is still to be trained starts from it."""
     by_id = {cell.cell_id: cell for cell in cells}
     needed: set[str] = set()
     for cell in cells:
         if cell.arm is None or not cell.pending or cell.action == "evaluate":
             continue
-        start = cell.start
-        while start in by_id and by_id[start].view.state != "done":
-            needed.add(start)
-            start = by_id[start].start
+        while cell.start in by_id and by_id[cell.start].view.state != "done" and not goes_on(cell, storage):
+            cell = by_id[cell.start]
+            needed.add(cell.cell_id)
     return needed
 
 

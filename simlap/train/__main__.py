@@ -40,12 +40,15 @@ class _Files:
     folder: Storage
     first: bool
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    trained: bool = False
+    """Whether an epoch was finished."""
 
     def start(self, epoch: int, step: int) -> None:
         if self.first and (epoch or step):
             print(f"  goes on after {epoch} epochs and {step} steps", flush=True)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.trained = True
         if self.first:
             print(f"  epoch {epoch}: {_line(metrics)}", flush=True)
 
@@ -53,6 +56,13 @@ class _Files:
         self.evaluations[evaluation_id] = metrics
         if self.first and artefact is not None:
             self.folder.write_json(f"evaluations/{evaluation_id}.json", artefact)
+
+    def summary(self) -> str:
+        """What came of this call, in a line."""
+        if not self.evaluations:
+            return "finished" if self.trained else "finished before"
+        found = {name: value for metrics in self.evaluations.values() for name, value in metrics.items()}
+        return _line({name: value for name, value in found.items() if name.startswith(("test/", "gates/"))})
 
 
 class _Interrupt:
@@ -130,7 +140,7 @@ def _run(stage: Stage, folder: Storage, before: Storage | None, world: World, in
             return False
         if progress.finished and first:
             _write_result(folder, progress, {**known, **files.evaluations})
-            print(f"  {_line(progress.metrics)}" if progress.metrics else "  finished before", flush=True)
+            print(f"  {files.summary()}", flush=True)
     if world.size > 1:
         dist.barrier()  # the next stage reads what rank 0 has written
     return True

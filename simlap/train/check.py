@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from simlap.config import Experiment, cell_id
-from simlap.config.schema import Backbone, Data, FineTune, Gates, Optim, Transfer
+from simlap.config.schema import Backbone, Data, Evaluation, FineTune, Gates, Optim, Transfer
 from simlap.data.augment import build_augmenter
+from simlap.data.hierarchy import check_hierarchy
 from simlap.data.loader import check_batch
 from simlap.data.splits import DataInfo, inspect_data
 from simlap.errors import ConfigError, DataError, UserError
@@ -30,6 +31,7 @@ class Stage:
     """One stage of an experiment, checked: a run of its own."""
 
     experiment: Experiment
+    """As given; the datasets of `transfer` have their fingerprints."""
     info: DataInfo
     cell_id: str
     start: str | None
@@ -80,15 +82,14 @@ def _check_stage(experiment: Experiment, inspected: dict[str, DataInfo], before:
         tensors, mark = _weights(backbone.weights, backbone.key_prefix, _stamp(backbone.weights))
         fitting(_on_meta(backbone, info.channels, data.image_size), tensors, source=backbone.weights)
         start = f"weights:{mark}"
+    protocols: list[Evaluation] = []
     for place, evaluation in enumerate(experiment.evaluate):
         if isinstance(evaluation, Transfer):
-            _check_transfer(experiment, evaluation, f"evaluate.{place}.data", info.channels, inspected)
-        if isinstance(evaluation, Gates) and not 2 <= info.num_classes <= MAX_OBJECTS:
-            raise ConfigError(
-                f"compares 2 to {MAX_OBJECTS} classes; the dataset has {info.num_classes}",
-                key=f"evaluate.{place}.kind",
-                value=evaluation.kind,
-            )
+            evaluation = _check_transfer(experiment, evaluation, f"evaluate.{place}.data", info.channels, inspected)
+        if isinstance(evaluation, Gates):
+            _check_gates(evaluation, info, f"evaluate.{place}")
+        protocols.append(evaluation)
+    experiment = experiment.model_copy(update={"evaluate": tuple(protocols)})
     return Stage(experiment, info, cell_id(experiment, info.fingerprint, start), start)
 
 
@@ -123,11 +124,13 @@ def _check_augment(data: Data, channels: int) -> None:
 
 def _check_transfer(
     experiment: Experiment, evaluation: Transfer, key: str, channels: int, inspected: dict[str, DataInfo]
-) -> None:
+) -> Transfer:
+    """The protocol with its datasets' fingerprints, by which they count in its id."""
+    found: dict[str, Data] = {}
     augmented = any(isinstance(protocol, FineTune) for protocol in evaluation.protocols)
     for name, data in evaluation.data.items():
         try:
-            _inspected(data, inspected)
+            found[name] = data.model_copy(update={"fingerprint": _inspected(data, inspected).fingerprint})
             if augmented:
                 as_seen = transfer_experiment(experiment, data).data.model_copy(update={"mean": None, "std": None})
                 _check_augment(as_seen, channels)
@@ -137,6 +140,18 @@ def _check_transfer(
             raise type(error)(
                 error.message, file=error.file, key=where, value=error.value, choices=error.choices
             ) from error  # fmt: skip
+    return evaluation.model_copy(update={"data": found})
+
+
+def _check_gates(evaluation: Gates, info: DataInfo, key: str) -> None:
+    if not 2 <= info.num_classes <= MAX_OBJECTS:
+        raise ConfigError(
+            f"compares 2 to {MAX_OBJECTS} classes; the dataset has {info.num_classes}",
+            key=f"{key}.kind",
+            value=evaluation.kind,
+        )
+    if evaluation.hierarchy is not None:
+        check_hierarchy(evaluation.hierarchy, info.class_names, key=f"{key}.hierarchy")
 
 
 def _check_start(experiment: Experiment, info: DataInfo, before: Stage) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simlap.config.schema import KNN, Collapse, Evaluation, Experiment, FineTune, Gates, Linear, Probe, Transfer
-from simlap.data.hierarchy import semantic_distances, top_groups
+from simlap.data.hierarchy import check_hierarchy, semantic_distances, top_groups
 from simlap.data.splits import ImageSet, Splits, inspect_data
 from simlap.evaluate.cache import FeatureCache, features_id
 from simlap.evaluate.collapse import collapse_metrics
@@ -122,7 +122,7 @@ class Evaluator:
             temperature=evaluation.temperature,
         )
         metrics = {f"{split}/knn_top1_k{k}": value for k, value in accuracy.items()}
-        return {f"{split}/knn_top1": accuracy[evaluation.headline], **metrics}
+        return {f"{split}/knn_top1": accuracy[evaluation.headline_k], **metrics}
 
     def _collapse(self, split: str) -> dict[str, float]:
         """The curve on the selection split has no split in its names; the test set's values have names of their own."""
@@ -167,6 +167,8 @@ class Evaluator:
         gates, names, hierarchy = self.model.gates, self.splits.class_names, self.splits.hierarchy
         if gates is None:
             raise ValueError(f"method.kind: {self.experiment.method.kind} has no gates")
+        if evaluation.hierarchy is not None:
+            hierarchy = check_hierarchy(evaluation.hierarchy, names, key="gates.hierarchy")
         semantic = groups = None
         if hierarchy is not None:
             semantic = semantic_distances(hierarchy, names)

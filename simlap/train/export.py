@@ -31,11 +31,15 @@ def export_backbone(source: str, out: str | Path) -> str:
         The Python call that loads it.
 
     Raises:
-        UserError: no checkpoint there, or `out` is not empty.
+        UserError: no checkpoint there, or `out` is not empty or cannot be written.
         ConfigError: a backbone that timm alone cannot build.
     """
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error}", file=str(out), key="OUT") from error
+    if taken:
         raise UserError(f"{out}: is there already and not empty; name a new folder")
     checkpoint = find_checkpoint(source)
     if checkpoint is None:
@@ -68,8 +72,11 @@ def export_backbone(source: str, out: str | Path) -> str:
     call = f"timm.create_model({backbone.name!r}, checkpoint_path={path!r}, num_classes=0{words})"
     files["README.md"] = _readme(experiment, checkpoint, call, str(out)).encode()
     folder = Storage(out)
-    for name, data in files.items():
-        folder.write(name, data)
+    try:
+        for name, data in files.items():
+            folder.write(name, data)
+    except OSError as error:
+        raise UserError(f"cannot be written: {error}", file=str(out), key="OUT") from error
     return call
 
 

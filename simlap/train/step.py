@@ -46,8 +46,8 @@ class TrainState:
     world: World
     model: Method
     wrapped: nn.Module
-    """The model, or the data-parallel wrapper around it. With gradient accumulation there is none: its gradients are averaged
-    once, after the last part."""
+    """The model, or the data-parallel wrapper around it. With more than one `part` there is none: gradients are averaged once,
+    after the last part."""
     optimizer: torch.optim.Optimizer
     loader: TrainLoader
     input: dict[str, Any]
@@ -58,6 +58,11 @@ class TrainState:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     """This worker's float64 sums over the finished steps of the epoch under way."""
+
+    @property
+    def parts(self) -> int:
+        """How many parts of a worker's rows go through the backbone one by one."""
+        return _parts(self.experiment, self.world)
 
     @property
     def evaluated(self) -> Method:
@@ -146,7 +151,7 @@ def build(
     if experiment.train.compile:
         model.backbone.compile()  # in place: names of parameters stay
     wrapped: nn.Module = model
-    if world.size > 1 and experiment.train.micro_batch_size is None:
+    if world.size > 1 and _parts(experiment, world) == 1:
         wrapped = DistributedDataParallel(model, **_NO_BUFFER_SYNC)
     loader = TrainLoader(
         splits.train,
@@ -175,6 +180,13 @@ def build(
     if checkpoint is not None:
         state.restore(checkpoint)
     return state
+
+
+def _parts(experiment: Experiment, world: World) -> int:
+    """The same on all workers: rank 0 has most rows."""
+    micro = experiment.train.micro_batch_size
+    most = world.rows(experiment.train.batch_size, 0) * experiment.data.augment.views
+    return 1 if micro is None else -(-most // micro)
 
 
 def _start(model: Method, experiment: Experiment, start: Mapping[str, Tensor] | None) -> None:
@@ -239,15 +251,12 @@ def gradients(state: TrainState, batch: Batch) -> StepOutput:
     noise = _noise(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=experiment.precision == "bf16")
-    if train.micro_batch_size is None:
+    if state.parts == 1:
         with autocast:
             output: StepOutput = state.wrapped(batch, noise)
         output.loss.backward()
         return output
-    # all workers cut their rows, of which rank 0 has most, into the same number of parts
-    most = world.rows(train.batch_size, 0) * experiment.data.augment.views
-    parts = -(-most // train.micro_batch_size)
-    output = backward_in_parts(state.model, batch, noise, parts=parts, key=key, autocast=autocast)
+    output = backward_in_parts(state.model, batch, noise, parts=state.parts, key=key, autocast=autocast)
     average_gradients(list(state.model.parameters()), world)
     return output
 

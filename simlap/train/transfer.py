@@ -26,12 +26,12 @@ def transfer_experiment(experiment: Experiment, data: Data) -> Experiment:
 def transfer_splits(experiment: Experiment, pretraining: Splits) -> Splits:
     """The decoded dataset of `transfer_experiment`, with the channels and the statistics of the pretraining.
 
-    The last two are kept in the process: cells of a study, and epochs of a run, share them. Raises DataError.
+    The last one is kept in the process: protocols, epochs and cells that ask for it in turn share it. Raises DataError.
     """
     return _load(experiment.data.model_dump_json(), pretraining.channels, pretraining.mean, pretraining.std)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _load(data_json: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Splits:
     data: Data = TypeAdapter(Data).validate_json(data_json)
     return load_splits(data, channels=channels, mean=mean, std=std)

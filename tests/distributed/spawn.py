@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-TIMEOUT = 120.0  # seconds; a collective that not all ranks reach must fail, not hang
+TIMEOUT = 240.0  # seconds; a collective that not all ranks reach must fail, not hang
 
 
 def run_workers(function: Callable[..., Any], world_size: int, directory: Path, *args: Any) -> list[Any]:

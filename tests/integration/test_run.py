@@ -48,6 +48,9 @@ def test_stopped_by_ctrl_c_and_continued(tmp_path: Path, undisturbed: Lab) -> No
     assert done.stderr == "", "no noise"
     assert "test/probe_top1" in done.stdout
     assert "mlflow" in done.stdout
+    pages = lab.folder / "runs/cells" / only_cell(lab).cell_id / "evaluations"
+    assert f"collapse       {pages}/collapse.html" in done.stdout, "30 epochs have measured it"
+    assert (pages / "collapse.html").exists()
 
     whole = undisturbed.cells()["filter=gumbel", 0]
     assert only_cell(lab).cell_id == whole.cell_id

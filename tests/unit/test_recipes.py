@@ -89,7 +89,8 @@ def shrunk(experiment: Experiment, places: Places) -> Experiment:
         changes += [(f"{place}data.{key}", path) for key, path in paths.items()]
         changes += [(f"{place}data.fraction", 1.0), (f"{place}train.batch_size", 6)]
         changes += [(f"{place}resources.{key}", 1) for key in ("workers", "cpus_per_worker")]
-        changes.append((f"{place}data.validation", stage.data.validation and {"fraction": 0.2}))
+        if stage.data.validation != "none":
+            changes.append((f"{place}data.validation", {"fraction": 0.2}))
     return override(experiment, changes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from simlap.config.schema.base import Count, Fraction, Interval, NonNegative, Positive, Strict, wrong
 
@@ -134,9 +134,8 @@ class _Data(Strict):
     """Mean per channel, of pixels in [0, 1] (default: of the training part)."""
     std: tuple[Positive, ...] | None = None
     """Standard deviation per channel (default: of the training part)."""
-    hierarchy: dict[str, JsonValue] | None = None
-    """Relations of the classes, for the analysis of the gates: a group's name to a list of class names or to smaller groups
-    (default: the dataset's own, where it has one)."""
+    fingerprint: str | None = None
+    """Of the data; given, data that differ are an error. In records, simlap fills in those of the datasets of `transfer`."""
 
     def _settle_size(self) -> None:
         """Set an `image_size` that was not given, where it depends on other fields."""

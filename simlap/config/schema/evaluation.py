@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from simlap.config.schema.base import Count, NonNegative, Positive, Strict, wrong
 from simlap.config.schema.data import Data
@@ -19,21 +19,25 @@ class KNN(_Evaluation):
     """Weighted k-nearest-neighbour accuracy: cosine, weights exp(similarity / temperature)."""
 
     kind: Literal["knn"]
-    k: tuple[Count, ...] = (1, 10, 20, 50, 100)
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 10, 20, 50, 100)
     """Neighbourhood sizes; each gives `knn_top1_k<k>`."""
-    headline: Count = 20
-    """The k that is also called `knn_top1`. The default stands for the largest k up to 20."""
+    headline: Count | None = None
+    """The k that is also called `knn_top1` (default: the largest k up to 20)."""
     temperature: Positive = 0.07
     """Temperature of the weights."""
 
     @model_validator(mode="after")
     def _headline_is_computed(self) -> KNN:
-        if self.headline not in self.k:
-            small = [k for k in self.k if k <= 20]
-            if self.headline != 20 or not small:
-                raise wrong("headline", self.headline, "must be one of k = {k}", k=list(self.k))
-            self.__dict__["headline"] = max(small)  # the model is frozen to everybody else
+        if self.headline is None and min(self.k) > 20:
+            raise wrong("headline", None, "must be given, one of k = {k}: all are more than 20", k=list(self.k))
+        if self.headline is not None and self.headline not in self.k:
+            raise wrong("headline", self.headline, "must be one of k = {k}", k=list(self.k))
         return self
+
+    @property
+    def headline_k(self) -> int:
+        """`headline`, or what its default stands for."""
+        return self.headline or max(k for k in self.k if k <= 20)
 
 
 class Probe(_Evaluation):
@@ -105,6 +109,9 @@ class Gates(_Evaluation):
     """Of the classes, for the p-values of the correlations (Mantel 1967)."""
     linkage: Literal["average", "complete", "single", "ward"] = "average"
     """Of the dendrogram."""
+    hierarchy: dict[str, JsonValue] | None = None
+    """Relations of the classes: a group's name to a list of class names or to smaller groups (default: the dataset's own, where
+    it has one)."""
 
 
 class Transfer(_Evaluation):

@@ -95,6 +95,16 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
+    def _has_statistics_to_freeze(self) -> Experiment:
+        if self.backbone.frozen_norm and self.pretrain is None and self.backbone.weights is None:
+            raise wrong(
+                "backbone.frozen_norm",
+                True,
+                "needs backbone.weights or pretrain: running statistics that were never learnt do not normalise",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_agree(self) -> Experiment:
         if self.pretrain is None:
             return self

@@ -25,7 +25,7 @@ STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": 
 
 CHANGEABLE = (
     "name", "schema_version", "resources", "checkpoint", "evaluate", "data.root", "data.train", "data.test", "data.download",
-    "data.hierarchy", "backbone.weights", "backbone.key_prefix", "train.compile", "train.channels_last",
+    "data.fingerprint", "backbone.weights", "backbone.key_prefix", "train.compile", "train.channels_last",
 )  # fmt: skip
 """Config keys that are not part of a cell's identity: recorded as tags, because a later run may differ in them."""
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simlap import cli
+from simlap.cli.evaluate import _datasets
 from simlap.config import yaml
+from simlap.data import inspect_data
 from simlap.record.journal import read_cell
+from simlap.run import evaluate
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
@@ -112,6 +117,54 @@ def test_gates_give_a_page(finished: Path, call, tmp_path: Path, capsys: pytest.
     assert {"gates.html", "gates.json", "results.json"} <= {path.name for path in (tmp_path / "there").iterdir()}
 
 
+def test_numbers_that_are_no_accuracies_are_not_rounded_away(
+    finished: Path, call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("eval", finished, "--protocol", "linear", "--set", "linear.l2=1e-6", "--out", "there") == 0
+    rows = {row[1]: row[2] for row in (line.split() for line in capsys.readouterr().out.splitlines()) if len(row) == 3}
+    assert rows["linear_l2"] == "1e-06"
+    assert re.fullmatch(r"0\.\d{4}", rows["test/linear_top1"])
+
+
+def test_root_is_for_those_that_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {}
+
+    def remember(source: str, root: str | None) -> tuple[str, object]:
+        named[source] = root
+        return source, object()
+
+    monkeypatch.setattr("simlap.cli.evaluate.named_data", remember)
+    assert list(_datasets(["digits", "svhn"], "there")) == ["digits", "svhn"]
+    assert named == {"digits": None, "svhn": "there"}
+
+
+@pytest.mark.parametrize("written_by", ["run", "train"])
+def test_own_data_that_have_changed(
+    call, tmp_path: Path, written_by: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tiny(train__epochs=1, data__fraction=0.2)
+    (stage,) = check_experiment(experiment, file="x")
+    storage = Storage(tmp_path)
+    provenance = {"data_fingerprint": stage.info.fingerprint}
+    task = CellTask(stage.cell_id, experiment.model_dump(mode="json"), storage.uri, provenance)
+    for _ in run_cell(task, World()):
+        pass
+    cell = storage.child("cells", stage.cell_id)
+    if written_by == "train":  # as `simlap.train` leaves it
+        cell.delete("provenance.json")
+        cell.write_json("stage.json", {"schema_version": 1, "cell_id": stage.cell_id, "start": stage.start})
+    assert call("eval", cell.uri, "--protocol", "knn") == 0
+    before = cell.read("evaluations/results.json")
+    monkeypatch.setattr(evaluate, "inspect_data", lambda data: replace(inspect_data(data), fingerprint="another"))
+    assert call("eval", cell.uri, "--protocol", "knn") == cli.WRONG_INPUT
+    said = capsys.readouterr().err
+    assert "data.source: the data have changed since the run was trained" in said
+    assert "'digits'" in said
+    assert "--data" in said
+    assert cell.read("evaluations/results.json") == before
+    assert call("eval", cell.uri, "--protocol", "knn", "--data", "digits") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,6 +177,10 @@ def test_gates_give_a_page(finished: Path, call, tmp_path: Path, capsys: pytest.
         (["eval", "RUN", "--data", "digits", "--data", "digits"], ["--data", "same name"]),
         (["eval", "RUN", "--data", "digits", "--protocol", "gates"], ["'gates'", "leave --data out", "finetune"]),
         (["eval", "RUN", "--data", "svhn", "--root", "nowhere"], ["svhn"]),
+        (["eval", "RUN", "--data", "digits", "--root", "there"], ["--root", "'there'", "--data names none of them"]),
+        (["eval", "RUN", "--root", "there"], ["--root", "'there'", "--data names none of them"]),
+        (["eval", "RUN", "--out", "/proc/foo"], ["/proc/foo", "--out", "cannot be kept"]),
+        (["eval", "RUN", "--out", "RUN/config.yaml"], ["config.yaml", "--out", "cannot be kept"]),
         (["eval", "RUN/checkpoints"], ["no run directory and no checkpoint"]),
         (["export", "RUN", "out"], ["backbone.name", "timm cannot build conv3"]),
         (["export", "nowhere", "out"], ["nowhere", "no such run directory"]),

@@ -85,6 +85,9 @@ def test_damaged_images_are_listed_and_not_converted(call, tmp_path: Path, capsy
         (["digits", "--set", "data.fractoin=0.1"], ["--set", "did you mean 'fraction'"]),
         (["digits", "--rows-per-shard", "0"], ["--rows-per-shard"]),
         (["svhn", "--root", "there"], ["svhn", "there"]),
+        (["digits", "--root", "there"], ["--root", "'there'", "digits is none of them"]),
+        ([".", "--root", "there"], ["--root", "'there'"]),
+        (["small.yaml", "--root", "there"], ["--root", "'there'", "small.yaml"]),
     ],
 )
 def test_wrong_input(call, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

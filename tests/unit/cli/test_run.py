@@ -10,12 +10,15 @@ import pytest
 
 from simlap import cli
 from simlap.config import yaml
-from simlap.record.journal import Journal, read_cell
+from simlap.record.journal import Journal
+from simlap.record.mlflow import Projected
 from simlap.record.ship import ShipReport
 from simlap.record.view import CellView
 from simlap.run import single
 from simlap.run.single import PreparedRun
+from simlap.run.single import record as single_record
 from simlap.run.worker import run_cell
+from simlap.storage import Storage
 from simlap.train.world import World
 from tests.tiny import TREE
 
@@ -27,10 +30,12 @@ class Runner:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.ran: list[str] = []
         self.recorded: list[str] = []
+        self.sent: list[CellView] = []
         self.last_epoch: int | None = None
         monkeypatch.chdir(folder)
         monkeypatch.setattr(single, "execute", self._execute)
         monkeypatch.setattr(single, "record", self._record)
+        monkeypatch.setattr(single, "project_run", self._project)
         first = {**TREE, "name": "first", "train": {"epochs": 2, "batch_size": 128}}
         tuned = {**TREE, "pretrain": "first.yaml", "train": {"epochs": 1, "batch_size": 128}}
         (folder / "first.yaml").write_text(yaml.dump(first))
@@ -52,11 +57,15 @@ class Runner:
                 cell = run.storage.child("cells", run.task.cell_id)
                 Journal(cell, writer="w", attempt=1).end("interrupted", progress.epoch)
                 break
-        return read_cell(run.storage, run.task.cell_id)
+        return single._after(run, run.storage.child("cells", run.task.cell_id), 1, [])
 
     def _record(self, run: PreparedRun, uri: str) -> ShipReport:
         self.recorded.append(run.experiment.name)
-        return ShipReport()
+        return single_record(run, uri)
+
+    def _project(self, view: CellView, *_: Any) -> Projected:
+        self.sent.append(view)
+        return Projected()
 
 
 @pytest.fixture
@@ -73,6 +82,23 @@ def test_stages_in_order_and_done_ones_kept(run: Runner, capsys: pytest.CaptureF
     assert (run.ran, run.recorded) == (["tiny"], ["first", "tiny"])
     assert "stage 1 of 2, first: run " in (shown := capsys.readouterr().out)
     assert " is done, in " in shown
+
+
+def test_a_protocol_added_to_a_finished_run(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    """The results of the run show it, MLflow gets it, and a later `sync` finds it."""
+    (run.folder / "base.yaml").write_text((run.folder / "first.yaml").read_text())
+    assert run("train.epochs=1", "evaluate=[{kind: probe}]") == 0
+    capsys.readouterr()
+    assert run("train.epochs=1", "evaluate=[{kind: linear, l2: 0.01}]") == 0
+    shown = capsys.readouterr().out
+    assert "test/linear_top1" in shown
+    assert "test/probe_top1" not in shown, "not asked for"
+    sent = run.sent[-1]
+    assert "test/linear_top1" in sent.result
+    assert sent.rows[-1].metrics.keys() >= {"val/linear_top1", "linear_l2"}
+    again = single.reopen(Storage("runs"), sent.cell_id)
+    single_record(again, "sqlite://")
+    assert run.sent[-1].result.keys() >= {"test/linear_top1", "test/probe_top1"}
 
 
 def test_an_interrupted_stage_is_resumed_before_the_next(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`simlap plan`: what would be run, the shared stages first."""
+"""`simlap plan`: what would be run, the shared stages first; and where `simlap report` cannot write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 
 from simlap import cli
 from simlap.config import yaml
+from simlap.storage import Storage
+from simlap.study.plan import make_plan
+from simlap.study.spec import load_study
 from tests.tiny import TREE
 
 STUDY = """
@@ -41,3 +44,17 @@ def test_a_plan_with_stages(
     ]
     assert lines[5] == "2 of 2 stages and 6 of 6 cells to run: unknown until something has run"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs")).save()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "report", "small", "--format", "md", "-o", "/proc/foo"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.WRONG_INPUT
+    assert "error: /proc/foo: --output: cannot be written" in capsys.readouterr().err

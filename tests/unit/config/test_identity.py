@@ -8,7 +8,7 @@ import pytest
 
 from simlap.config import Experiment, cell_id, evaluation_id, override, validate
 from simlap.config.identity import EXCLUDED, UNCOUNTED, training_part
-from simlap.config.schema import KNN
+from simlap.config.schema import KNN, Evaluation, Gates, ParquetData, TorchvisionData, Transfer
 
 BASE: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
 PARQUET: dict[str, Any] = {"name": "x", "data": {"source": "parquet", "train": "a", "test": "b"}}
@@ -75,7 +75,7 @@ CHANGES: dict[str, Any] = {
     "data.eval_size": 40,
     "data.mean": None,
     "data.std": None,
-    "data.hierarchy": {"even": ["0", "2"]},
+    "data.fingerprint": "f",
     "data.train": "elsewhere",
     "data.test": "elsewhere",
     "data.image_column": "img",
@@ -169,22 +169,26 @@ CASES = [(PARQUET, path, value) for path, value in CHANGES.items()] + [
     (tree, path, value) for tree, changes in OTHERS for path, value in changes.items()
 ]
 BY_FINGERPRINT = {
-    "data.train", "data.test", "data.image_column", "data.label_column", "data.root",
+    "data.train", "data.test", "data.image_column", "data.label_column", "data.root", "data.fingerprint",
     "backbone.weights", "backbone.key_prefix",
 }  # fmt: skip
 BY_ID = {"pretrain"}
 """Counts through the id of the stage."""
-OF_NO_CONSEQUENCE = {"data.download", "data.hierarchy", "train.compile", "train.channels_last"}
+OF_NO_CONSEQUENCE = {"data.download", "train.compile", "train.channels_last"}
 TOGETHER = {"data.mean", "data.std", "data.augment.mixup", "data.augment.cutmix"}
 """Cannot be changed alone; tested apart."""
+NEEDED: dict[str, list[tuple[str, Any]]] = {
+    "data.sampling": [("train.batch_size", 256)],
+    "backbone.frozen_norm": [("backbone.weights", "w")],
+}
+"""What must be set before."""
 SECTIONS = {"name", "checkpoint", "evaluate", "resources"}
 NOT_COUNTED = SECTIONS | BY_FINGERPRINT | BY_ID | OF_NO_CONSEQUENCE
 
 
 @pytest.mark.parametrize(("tree", "path", "value"), [c for c in CASES if not (c[1] in TOGETHER and c[0] is PARQUET)])
 def test_every_training_field_counts(tree: dict[str, Any], path: str, value: Any) -> None:
-    needed: list[tuple[str, Any]] = [("train.batch_size", 256)] if path == "data.sampling" else []
-    base = override(validate(Experiment, tree), needed)
+    base = override(validate(Experiment, tree), NEEDED.get(path, []))
     changed = override(base, [(path, value)])
     assert changed != base
     same = cell_id(changed, "f") == cell_id(base, "f")
@@ -244,3 +248,52 @@ def test_evaluation_id_depends_on_protocol_and_checkpoint_only() -> None:
     assert one != evaluation_id(KNN(kind="knn"), "b")
     assert one != evaluation_id(KNN(kind="knn", temperature=0.1), "a")
     assert one == evaluation_id(KNN(kind="knn", temperature=0.07), "a"), "a default that is written out"
+
+
+def test_golden_evaluation_ids() -> None:
+    found = [
+        evaluation_id(protocol, "checkpoint")
+        for protocol in (KNN(kind="knn"), KNN(kind="knn", k=(1, 5)), Gates(kind="gates"))
+    ]
+    assert found == ["1b81cf6b1f9efa60", "7df44af4d01f65da", "271e2978617d7fbb"]
+
+
+def test_a_headline_counts_by_what_it_is() -> None:
+    """Not by whether it is written."""
+
+    def of(**fields: Any) -> str:
+        return evaluation_id(KNN(kind="knn", **fields), "a")
+
+    assert of() == of(headline=20)
+    assert of(k=(1, 5)) == of(k=(1, 5), headline=5) != of(k=(1, 5), headline=1)
+    inside = [
+        transfer({"a": PLACED}, protocols=(KNN(kind="knn", k=(1, 5), headline=headline),)) for headline in (None, 5, 1)
+    ]
+    first, second, third = (evaluation_id(protocol, "a") for protocol in inside)
+    assert first == second != third
+
+
+def test_a_hierarchy_is_part_of_the_protocol() -> None:
+    gates = Gates(kind="gates", hierarchy={"even": ["0", "2"], "odd": ["1"]})
+    assert evaluation_id(gates, "a") != evaluation_id(Gates(kind="gates"), "a")
+
+
+PLACED = ParquetData(source="parquet", train="/one/train", test="/one/test", fingerprint="f")
+
+
+def transfer(data: dict[str, Any], **fields: Any) -> Evaluation:
+    return Transfer(kind="transfer", data=data, **fields)
+
+
+def test_a_dataset_to_transfer_to_counts_by_its_fingerprint() -> None:
+    def of(data: Any, **changes: Any) -> str:
+        return evaluation_id(transfer({"a": data.model_copy(update=changes)}), "a")
+
+    elsewhere = {"train": "s3://two/a", "test": "s3://two/b", "image_column": "img", "label_column": "fine"}
+    assert of(PLACED) == of(PLACED, **elsewhere)
+    assert of(PLACED) != of(PLACED, fingerprint="g")
+    assert of(PLACED) != of(PLACED, fraction=0.5)
+    assert of(PLACED, fingerprint=None) != of(PLACED, **elsewhere, fingerprint=None), "without it, the place counts"
+    pets = TorchvisionData(source="oxford_pets", fingerprint="f")
+    assert of(pets) == of(pets, root="elsewhere", download=True)
+    assert of(pets) != of(PLACED)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlap.config import Experiment, load_experiment, override, validate, yaml
-from simlap.config.schema import KNN, ParquetData
+from simlap.config.schema import KNN, Gates, ParquetData
 from simlap.errors import ConfigError
 
 GOOD = """
@@ -71,7 +71,7 @@ def write(tmp_path: Path, text: str) -> Path:
         (
             "train:",
             "evaluate: [{kind: knn, k: [50]}]\ntrain:",
-            ["evaluate.0.headline: must be one of k = [50] (got 20)"],
+            ["evaluate.0.headline: must be given, one of k = [50]: all are more than 20"],
         ),
         (
             "{source: digits}",
@@ -131,6 +131,11 @@ def write(tmp_path: Path, text: str) -> Path:
             "train:",
             "evaluate: [{kind: transfer, data: {a b: {source: digits}}}]\ntrain:",
             ["evaluate.0.data: names of datasets are made of letters, digits, - and _ (got 'a b')"],
+        ),
+        (
+            "train:",
+            "backbone: {frozen_norm: true}\ntrain:",
+            ["backbone.frozen_norm: needs backbone.weights or pretrain", "got True"],
         ),
         ("train:", "pretrain: {name: y}\ntrain:", ["pretrain.data: is required"]),
         (
@@ -309,7 +314,7 @@ def test_unusual_but_sound_schedules(optim: dict[str, Any]) -> None:
 
 def test_the_headline_is_the_largest_k_up_to_20() -> None:
     def headline(**fields: Any) -> int:
-        return validate(KNN, {"kind": "knn", **fields}).headline
+        return validate(KNN, {"kind": "knn", **fields}).headline_k
 
     assert headline() == 20
     assert headline(k=[1, 5, 50]) == 5
@@ -317,6 +322,29 @@ def test_the_headline_is_the_largest_k_up_to_20() -> None:
     assert headline(k=[50], headline=50) == 50
     knn = validate(KNN, {"kind": "knn", "k": [1, 5]})
     assert validate(KNN, knn.model_dump(mode="json")) == knn, "it survives being written and read"
+
+
+def test_other_neighbourhoods_have_their_own_headline(tmp_path: Path) -> None:
+    """A default that is settled for one list of k must not be taken as given for another."""
+    path = write(tmp_path, GOOD.replace("train:", "evaluate: [{kind: knn, k: [1, 5]}]\ntrain:"))
+    (knn,) = load_experiment(path, ["evaluate.0.k=[1, 10]"]).evaluate
+    assert isinstance(knn, KNN)
+    assert (knn.k, knn.headline, knn.headline_k) == ((1, 10), None, 10)
+
+
+def test_any_group_may_be_set_in_a_hierarchy(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("train:", "evaluate: [{kind: gates, hierarchy: {a: ['1']}}]\ntrain:"))
+    (gates,) = load_experiment(path, ["evaluate.0.hierarchy.b.c=['2']"]).evaluate
+    assert isinstance(gates, Gates)
+    assert gates.hierarchy == {"a": ["1"], "b": {"c": ["2"]}}
+
+
+@pytest.mark.parametrize(
+    "start", [{"backbone.weights": "a"}, {"pretrain": {"name": "y", "data": {"source": "digits"}}}]
+)
+def test_a_batch_norm_is_frozen_where_it_has_learnt(start: dict[str, Any]) -> None:
+    plain = validate(Experiment, {"name": "x", "data": {"source": "digits"}})
+    assert override(plain, [*start.items(), ("backbone.frozen_norm", True)]).backbone.frozen_norm
 
 
 def test_local_data_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

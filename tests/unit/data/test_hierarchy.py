@@ -73,7 +73,7 @@ def test_a_part_of_a_hierarchy_orders_distances_as_the_whole(
     tree, names = case
     some = data.draw(st.lists(st.sampled_from(names), min_size=2, unique=True))
     part = restrict(tree, some)
-    assert check_hierarchy(part, some) == part
+    assert check_hierarchy(part, some, key="x") == part
     rows = torch.tensor([names.index(name) for name in some])
     whole = semantic_distances(tree, names)[rows][:, rows].flatten()
     inner = semantic_distances(part, some).flatten()
@@ -101,12 +101,12 @@ def test_known_datasets_are_recognised_by_their_names() -> None:
         assert len(set(names)) == count
         assert known_hierarchy(names[::-1]) == tree
         assert known_hierarchy(names[1:]) is None
-        assert check_hierarchy(tree, names) == tree
+        assert check_hierarchy(tree, names, key="x") == tree
     assert known_hierarchy([str(digit) for digit in range(10)]) is None
 
 
 def test_numbers_stand_for_the_classes_of_that_name() -> None:
-    assert check_hierarchy({"even": [0, 2], "odd": [1]}, ("0", "1", "2")) == {"even": ["0", "2"], "odd": ["1"]}
+    assert check_hierarchy({"even": [0, 2], "odd": [1]}, ("0", "1", "2"), key="x") == {"even": ["0", "2"], "odd": ["1"]}
 
 
 @pytest.mark.parametrize(
@@ -114,27 +114,27 @@ def test_numbers_stand_for_the_classes_of_that_name() -> None:
     [
         (
             {"a": ["cat", "dgo"], "b": ["emu"]},
-            "data.hierarchy.a",
+            "x.hierarchy.a",
             ["'dgo'", "did you mean 'dog'", "Valid: cat, dog, emu"],
         ),
         (
             {"a": ["cat", "dog"], "b": {"c": ["emu", "cat"]}},
-            "data.hierarchy.b.c",
-            ["'cat'", "also in data.hierarchy.a"],
+            "x.hierarchy.b.c",
+            ["'cat'", "also in x.hierarchy.a"],
         ),
-        ({"a": ["cat", "cat", "dog", "emu"]}, "data.hierarchy.a", ["'cat'", "also in"]),
-        ({"a": ["cat"]}, "data.hierarchy", ["missing: 'dog', 'emu'"]),
-        ({}, "data.hierarchy", ["is empty"]),
-        ({"a": ["cat", "dog", "emu"], "b": []}, "data.hierarchy.b", ["is empty"]),
-        ({"a": ["cat", "dog", "emu"], "b": {}}, "data.hierarchy.b", ["is empty"]),
-        ({"a": "cat"}, "data.hierarchy.a", ["must be a list", "'cat'"]),
-        ({"a": ["cat", "dog", {"emu": 1}]}, "data.hierarchy.a", ["must be a class name"]),
-        ({"a": ["cat", "dog", True]}, "data.hierarchy.a", ["must be a class name", "True"]),
+        ({"a": ["cat", "cat", "dog", "emu"]}, "x.hierarchy.a", ["'cat'", "also in"]),
+        ({"a": ["cat"]}, "x.hierarchy", ["missing: 'dog', 'emu'"]),
+        ({}, "x.hierarchy", ["is empty"]),
+        ({"a": ["cat", "dog", "emu"], "b": []}, "x.hierarchy.b", ["is empty"]),
+        ({"a": ["cat", "dog", "emu"], "b": {}}, "x.hierarchy.b", ["is empty"]),
+        ({"a": "cat"}, "x.hierarchy.a", ["must be a list", "'cat'"]),
+        ({"a": ["cat", "dog", {"emu": 1}]}, "x.hierarchy.a", ["must be a class name"]),
+        ({"a": ["cat", "dog", True]}, "x.hierarchy.a", ["must be a class name", "True"]),
     ],
 )
 def test_wrong_hierarchies(tree: dict[str, Any], key: str, parts: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        check_hierarchy(tree, ("cat", "dog", "emu"))
+        check_hierarchy(tree, ("cat", "dog", "emu"), key="x.hierarchy")
     assert caught.value.key == key
     for part in parts:
         assert part in str(caught.value)
@@ -143,6 +143,6 @@ def test_wrong_hierarchies(tree: dict[str, Any], key: str, parts: list[str]) -> 
 def test_of_many_classes_only_the_closest_are_named() -> None:
     names = [f"class {i:03d}" for i in range(500)]
     with pytest.raises(DataError) as caught:
-        check_hierarchy({"a": ["class 004x"]}, names)
+        check_hierarchy({"a": ["class 004x"]}, names, key="x")
     assert len(caught.value.choices) == 10
     assert "class 004" in caught.value.choices

@@ -155,10 +155,5 @@ def test_one_image_of_each_class_can_be_trained_on_without_validation() -> None:
     assert caught.value.key == "data.validation.fraction"
 
 
-def test_the_hierarchy_of_the_file_is_checked_against_the_chosen_classes() -> None:
-    data = DigitsData(source="digits", classes=(0, 1, 2), hierarchy={"even": [0, 2], "odd": [1]})
-    assert inspect_data(data).hierarchy == {"even": ["0", "2"], "odd": ["1"]}
-    with pytest.raises(DataError) as caught:
-        inspect_data(data.model_copy(update={"classes": (0, 1)}))
-    assert caught.value.key == "data.hierarchy.even"
+def test_the_digits_have_no_hierarchy() -> None:
     assert inspect_data(DigitsData(source="digits")).hierarchy is None

@@ -79,10 +79,20 @@ def test_known_class_names_bring_their_hierarchy(tmp_path: Path, write: Any) -> 
     assert inspect_data(_parquet(tmp_path, write, CIFAR10_NAMES[1:])).hierarchy is None
 
 
-def test_the_hierarchy_of_the_file_goes_first(tmp_path: Path, write: Any) -> None:
-    mine = {"first": CIFAR10_NAMES[:4], "second": {"third": CIFAR10_NAMES[4:]}}
-    data = _parquet(tmp_path, write, CIFAR10_NAMES, hierarchy=mine)
-    assert inspect_data(data).hierarchy == load_splits(data).hierarchy == mine
+def test_a_given_fingerprint_pins_the_data(tmp_path: Path, write: Any) -> None:
+    data = _parquet(tmp_path, write, CIFAR10_NAMES)
+    found = inspect_data(data).fingerprint
+    pinned = data.model_copy(update={"fingerprint": found})
+    assert inspect_data(pinned).fingerprint == found
+    assert load_splits(pinned).num_classes == 10
+    write(tmp_path / "train.parquet", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 4, names=CIFAR10_NAMES, first_row=7)
+    changed = inspect_data(data).fingerprint
+    assert changed != found
+    for use in (inspect_data, load_splits):
+        with pytest.raises(DataError) as caught:
+            use(pinned)
+        assert (caught.value.key, caught.value.value) == ("data.fingerprint", found)
+        assert changed in str(caught.value)
 
 
 def test_a_selection_without_test_images_is_refused(tmp_path: Path, write: Any) -> None:

@@ -74,7 +74,7 @@ def test_the_id_counts_what_changes_the_images_and_nothing_else() -> None:
 
     same = [
         id_of(data.model_copy(update={"augment": data.augment.model_copy(update={"erase": 0.9})})),
-        id_of(data.model_copy(update={"repeated_augmentation": 3, "hierarchy": {"all": ["a", "b", "c"]}})),
+        id_of(data.model_copy(update={"repeated_augmentation": 3, "fingerprint": "f"})),
     ]
     assert set(same) == {id_of()}
     different = [

@@ -83,7 +83,7 @@ def test_images_are_looked_at_by_the_backbone_only(name: str) -> None:
 
 
 def test_a_frozen_norm_stays_in_evaluation_mode() -> None:
-    method = build(tiny(backbone__frozen_norm=True))
+    method = build(tiny(backbone__frozen_norm=True, backbone__weights="anywhere"))
     norms = [m for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert not any(norm.training for norm in norms)

@@ -11,10 +11,11 @@ import torch
 from simlap.config import Experiment, evaluation_id
 from simlap.errors import ConfigError, DataError
 from simlap.record.journal import cell_storage, read_cell, read_result
+from simlap.run import worker
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.train.check import Stage, check_experiment
-from simlap.train.checkpoint import find_checkpoint
+from simlap.train.checkpoint import Checkpoint, find_checkpoint
 from simlap.train.weights import backbone_of
 from simlap.train.world import World
 from tests.tiny import TREE, tiny
@@ -76,6 +77,65 @@ def test_a_run_that_has_begun_goes_on_without_the_stage(tmp_path: Path) -> None:
     more = second.experiment.model_copy(update={"evaluate": two_stages().pretrain.evaluate})  # type: ignore[union-attr]
     run(Stage(more, second.info, second.cell_id, second.start), storage)
     assert read_cell(storage, second.cell_id, evaluate=more.model_dump(mode="json")["evaluate"]).state == "done"
+
+
+def test_a_run_with_a_checkpoint_of_its_own_leaves_the_stage_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(tmp_path)
+    first, second = check_experiment(two_stages(data__fraction=0.3), file="x")
+    run(first, storage)
+    read: list[str] = []
+
+    def find(path: str) -> Checkpoint | None:
+        read.append(path)
+        return find_checkpoint(path)
+
+    monkeypatch.setattr(worker, "find_checkpoint", find)
+    run(second, storage)
+    assert len(read) == 1
+    more = second.experiment.model_copy(update={"evaluate": two_stages().pretrain.evaluate})  # type: ignore[union-attr]
+    run(Stage(more, second.info, second.cell_id, second.start), storage)
+    assert len(read) == 1
+    cell = cell_storage(storage, second.cell_id)
+    for name in cell.list("checkpoints"):
+        cell.write(f"checkpoints/{name}/model.safetensors", b"damaged")
+    run(second, storage)
+    assert len(read) == 2, "a damaged one does not count"
+
+
+def test_weights_are_checked_where_only_a_damaged_checkpoint_is_there(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    (first,) = check_experiment(tiny(train__epochs=1, data__fraction=0.3), file="x")
+    run(first, storage)
+    weights = str(tmp_path / "cells" / first.cell_id)
+    (second,) = check_experiment(first.experiment.with_seed(1).model_copy(
+        update={"backbone": first.experiment.backbone.model_copy(update={"weights": weights})}
+    ), file="x")  # fmt: skip
+    changed = Stage(second.experiment, second.info, second.cell_id, "weights:0123")
+    cell_storage(storage, second.cell_id).write("checkpoints/epoch-00001-step-0000000-attempt-0001/state.json", b"{}")
+    with pytest.raises(DataError, match="have changed since the run was planned"):
+        run(changed, storage)
+    run(second, storage)
+    run(changed, storage)  # its own checkpoint counts
+
+
+def test_a_protocol_that_came_later_joins_the_config(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    probe, knn = {"kind": "probe"}, {"kind": "knn"}
+    short = {"train__epochs": 1, "data__fraction": 0.3}
+    (stage,) = check_experiment(tiny(**short, evaluate=[probe, {**knn, "k": [1], "headline": 1}]), file="x")
+    run(stage, storage)
+    before = read_cell(storage, stage.cell_id)
+    later = tiny(**short, name="renamed", evaluate=[{**knn, "k": [3], "headline": 3}, {"kind": "linear", "l2": 0.01}])
+    run(Stage(later, stage.info, stage.cell_id, None), storage)
+    after = read_cell(storage, stage.cell_id)
+    assert [protocol["kind"] for protocol in after.config["evaluate"]] == ["probe", "knn", "linear"]
+    assert after.config["evaluate"][1]["k"] == [3]
+    assert {**after.config, "evaluate": None} == {**before.config, "evaluate": None}, "nothing else of it changed"
+    assert after.provenance == before.provenance
+    assert after.result.keys() >= {"test/probe_top1", "test/knn_top1_k3", "test/linear_top1"}
+    assert "test/knn_top1_k1" not in after.result
 
 
 def test_weights_that_have_changed_since_the_plan(tmp_path: Path) -> None:

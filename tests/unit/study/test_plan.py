@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from simlap.config import yaml
+from simlap.data.splits import inspect_data
 from simlap.errors import ConfigError, DataError
-from simlap.record.journal import Journal, cell_storage
+from simlap.record.journal import Journal, cell_storage, read_study
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study.events import EventLog
@@ -82,6 +83,23 @@ def test_a_new_evaluation_trains_nothing(tmp_path: Path) -> None:
     assert again.cells[0].epochs_left == 0
     run(again, 0)
     assert actions(plan(tmp_path, evaluate=[{"kind": "probe"}, {"kind": "knn"}])) == ["done", "new"]
+
+
+def test_transfer_counts_by_the_fingerprint_of_its_data(tmp_path: Path) -> None:
+    """In what the study remembers, too: otherwise the numbers of its cells would not be found."""
+    few = {"source": "digits", "classes": [1, 2, 3]}
+    transfer = {"kind": "transfer", "data": {"few": few}, "protocols": [{"kind": "knn"}]}
+    tree = {"evaluate": [{"kind": "probe"}, transfer], "train": {"epochs": 1, "batch_size": 128}}
+    made = plan(tmp_path, STUDY.replace("base: base.yaml", "base: base.yaml\nmetric: {name: val/probe_top1}"), **tree)
+    made.save()
+    run(made, 0)
+    assert actions(make_plan(made.study, made.storage)) == ["done", "new"]
+    fingerprint = inspect_data(made.cells[0].experiment.data).fingerprint
+    saved = made.storage.read_json("studies/small/plan.json")["arms"][0]["evaluate"]
+    assert saved[1]["data"]["few"]["fingerprint"] == fingerprint
+    (cell,) = [cell for arm in read_study(made.storage, "small").arms for cell in arm.cells if cell.state == "done"]
+    assert cell.config["evaluate"] == saved
+    assert "test/few_knn_top1" in cell.result
 
 
 def test_a_cell_that_this_study_stopped_stays_stopped_unless_protected(tmp_path: Path) -> None:

@@ -96,6 +96,31 @@ def test_cells_that_are_done_need_no_stage(tmp_path: Path) -> None:
     assert [stage.line for stage in again.stages] == ["pretrain"], "still part of the study"
 
 
+def test_a_cell_that_goes_on_from_its_own_checkpoint_needs_no_stage(tmp_path: Path) -> None:
+    text = STUDY.replace("seeds: 2", "seeds: 1")
+    made = plan(tmp_path, text)
+    (stage,), (begun, _) = made.stages, made.cells
+    run(made, stage)
+    run(made, begun, epochs=1)
+    made.storage.delete(f"cells/{stage.cell_id}")
+    both = make_plan(made.study, made.storage)
+    assert both.waves() == [[both.stages[0]]], "the other arm's cell needs it"
+    made = plan(tmp_path, text.replace("[0.01, 0.02]", "[0.01]"))
+    assert [cell.action for cell in made.cells] == ["resume"]
+    assert [stage.action for stage in made.stages] == ["done"]
+    assert made.pending == made.cells
+    run(made, made.cells[0])
+    assert not made.storage.exists(f"cells/{stage.cell_id}")
+    assert make_plan(made.study, made.storage).pending == []
+    run(both, both.stages[0], epochs=1)
+    for name in (cells := made.storage.child("cells", begun.cell_id)).list("checkpoints"):
+        cells.delete(f"checkpoints/{name}/manifest.json")
+    Journal(cells, writer="w", attempt=9).end("interrupted", 1)
+    assert plan(tmp_path, text).cells[0].action == "resume"
+    made = plan(tmp_path, text.replace("[0.01, 0.02]", "[0.01]"))
+    assert [stage.action for stage in made.stages] == ["resume"], "without a valid one it starts anew"
+
+
 def test_a_factor_over_the_stage(tmp_path: Path) -> None:
     text = STUDY.replace(
         "factors: {", "factors: {pairs: {path: pretrain.method.pairs, levels: [arbitrary, identical]}, "
@@ -166,6 +191,29 @@ def test_an_older_plan_has_no_stages(tmp_path: Path) -> None:
     del saved["stages"]
     made.storage.write_json("studies/small/plan.json", saved)
     assert read_study(made.storage, "small").stages == []
+
+
+def test_a_failed_stage_does_not_fail_what_goes_on_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(tmp_path, STUDY.replace("seeds: 2", "seeds: 1"))
+    run(made, made.stages[0])
+    run(made, made.cells[0], epochs=1)
+    made.storage.delete(f"cells/{made.stages[0].cell_id}")
+    made = make_plan(made.study, made.storage)
+    launched: list[list[str]] = []
+
+    def pretend(plan: Plan, cells: Sequence[PlannedCell], **_: Any) -> bool:
+        launched.append([cell.cell_id for cell in cells])
+        for cell in cells:
+            place = cell_storage(plan.storage, cell.cell_id)
+            place.write("config.yaml", yaml.dump(cell.experiment.model_dump(mode="json")).encode())
+            Journal(place, writer="w", attempt=5).end("failed", 0, reason="boom")
+        return True
+
+    monkeypatch.setattr(execute, "execute", pretend)
+    events = EventLog(made.storage.child("studies", "small"))
+    with Progress(made, Console(file=io.StringIO())) as progress:
+        assert execute.run_plan(made, slots=lambda _: 1, progress=progress, events=events)
+    assert launched == [[made.stages[0].cell_id], [made.cells[0].cell_id]]
 
 
 def test_a_failed_stage_fails_what_starts_from_it_and_nothing_else(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simlap.config import cell_id
+from simlap.config.schema import Transfer
 from simlap.data.splits import DataInfo, inspect_data
 from simlap.errors import ConfigError, DataError, UserError
 from simlap.evaluate.mantel import MAX_OBJECTS
@@ -124,7 +125,12 @@ def test_weights_that_do_not_fit_or_are_not_there(tmp_path: Path) -> None:
         ({"optim__name": "adamm"}, "optim.name", "adamm"),
         ({"optim__kwargs": {"betta": 1}}, "optim.kwargs", {"betta": 1}),
         ({"data__augment__rand_augment": "rand-m9-foo5"}, "data.augment.rand_augment", "rand-m9-foo5"),
-        ({"data__hierarchy": {"a": ["0", "1"], "b": ["x"]}}, "data.hierarchy", None),
+        (
+            {"evaluate": [{"kind": "probe"}, {"kind": "gates", "hierarchy": {"a": ["0", "1"], "b": ["x"]}}]},
+            "evaluate.1.hierarchy.b",
+            "x",
+        ),
+        ({"data__fingerprint": "abc"}, "data.fingerprint", "abc"),
         (
             {"data__sampling": {"kind": "pk", "classes": 8, "images": 200}, "train__batch_size": 1600},
             "data.sampling.images",
@@ -144,6 +150,24 @@ def test_datasets_to_transfer_to(tmp_path: Path) -> None:
     error = refused(evaluate=[{"kind": "probe"}, {"kind": "transfer", "data": {"other": data}}])
     assert isinstance(error, DataError)
     assert error.key == "evaluate.1.data.other.train"
+
+
+def test_datasets_to_transfer_to_get_their_fingerprints() -> None:
+    protocols = [{"kind": "probe"}, {"kind": "transfer", "data": {"other": {"source": "digits", "fraction": 0.5}}}]
+    given = tiny(evaluate=protocols)
+    (stage,) = check_experiment(given, file="x.yaml")
+    transfer = stage.experiment.evaluate[1]
+    assert isinstance(transfer, Transfer)
+    assert transfer.data["other"].fingerprint == stage.info.fingerprint
+    assert stage.experiment.data.fingerprint is None
+    assert stage.cell_id == cell_id(given, stage.info.fingerprint)
+    (again,) = check_experiment(stage.experiment, file="x.yaml")
+    assert again.experiment == stage.experiment, "what a record holds is accepted"
+    protocols[1]["data"]["other"]["fingerprint"] = "abc"  # type: ignore[index]
+    error = refused(evaluate=protocols)
+    assert isinstance(error, DataError)
+    assert (error.key, error.value) == ("evaluate.1.data.other.fingerprint", "abc")
+    assert stage.info.fingerprint in str(error)
 
 
 def test_the_augmentation_of_a_fine_tuning_elsewhere() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import torch
 
 from simlap.config import validate
 from simlap.config.schema import KNN, Collapse, Evaluation, Experiment, FineTune, Gates, Linear, Probe, Transfer
+from simlap.data.hierarchy import Hierarchy
 from simlap.data.splits import Splits, load_splits
+from simlap.errors import DataError
 from simlap.evaluate.cache import FeatureCache
 from simlap.evaluate.collapse import collapse_metrics
 from simlap.evaluate.knn import knn_top1
@@ -27,7 +30,7 @@ from simlap.train.transfer import transfer_experiment, transfer_splits
 from simlap.train.world import World
 from tests.tiny import TREE, tiny
 
-GROUPS = {"round": ["0", "6", "8", "9"], "straight": ["1", "4", "7"], "other": ["2", "3", "5"]}
+GROUPS: dict[str, Any] = {"round": ["0", "6", "8", "9"], "straight": ["1", "4", "7"], "other": ["2", "3", "5"]}
 FINETUNE = FineTune(kind="finetune", epochs=1, batch_size=512)
 TRANSFER = Transfer(
     kind="transfer",
@@ -47,13 +50,13 @@ EVERY: list[Evaluation] = [
     Linear(kind="linear", l2=1e-2),
     Linear(kind="linear", solver="sgd", epochs=2),
     FINETUNE,
-    Gates(kind="gates", permutations=19),
+    Gates(kind="gates", permutations=19, hierarchy=GROUPS),
     TRANSFER,
 ]
 
 
 def _made(**changes: Any) -> tuple[Method, Splits, Experiment]:
-    experiment = tiny(**{"data__hierarchy": GROUPS, **changes})
+    experiment = tiny(**changes)
     splits = load_splits(experiment.data)
     model = build_method(experiment, num_classes=splits.num_classes, channels=splits.channels, world=World())
     return model, splits, experiment
@@ -102,12 +105,12 @@ def test_names_without_validation(evaluation: Evaluation) -> None:
 
 
 def test_what_is_not_defined_is_absent() -> None:
-    evaluator = _evaluator(data__hierarchy=None, method={"kind": "supervised"}, data__fraction=0.3)
+    evaluator = _evaluator(method={"kind": "supervised"}, data__fraction=0.3)
     names = evaluator.along(Collapse(kind="collapse"))
     assert set(metric_names(Collapse(kind="collapse"), "val")) - set(names) == {"collapse/embedding_effective_rank"}
     with pytest.raises(ValueError, match="supervised has no gates"):
         evaluator.along(Gates(kind="gates"))
-    gates = _evaluator(data__hierarchy=None).along(Gates(kind="gates", permutations=9))
+    gates = _evaluator().along(Gates(kind="gates", permutations=9))
     absent = {name.removeprefix("gates/") for name in metric_names(Gates(kind="gates"), "val")} - {
         name.removeprefix("gates/") for name in gates
     }
@@ -115,6 +118,23 @@ def test_what_is_not_defined_is_absent() -> None:
     still = _evaluator(method__gate={"kind": "open"}).along(Gates(kind="gates", permutations=9))
     assert set(still) == {f"gates/{name}" for name in ("activation", "self_activation", "entropy", "open_fraction")}
     assert still["gates/activation"] == 1
+
+
+def test_the_hierarchy_of_a_protocol_goes_before_the_datasets_own(evaluator: Evaluator) -> None:
+    theirs: Hierarchy = {"small": ["0", "1", "2", "3"], "large": ["4", "5", "6", "7", "8", "9"]}
+    splits = dataclasses.replace(evaluator.splits, hierarchy=theirs)
+    both = Evaluator(evaluator.model, splits, World(), evaluator.experiment)
+    artefacts = []
+    for hierarchy in (None, GROUPS):
+        artefact = both.final(Gates(kind="gates", permutations=9, hierarchy=hierarchy)).artefact
+        assert artefact is not None
+        artefacts.append(artefact)
+    assert artefacts[0]["groups"] == ["small"] * 4 + ["large"] * 6
+    assert artefacts[1]["groups"] == [next(g for g, m in GROUPS.items() if str(i) in m) for i in range(10)]
+    assert artefacts[0]["semantic_distance"] != artefacts[1]["semantic_distance"]
+    with pytest.raises(DataError) as raised:
+        both.along(Gates(kind="gates", hierarchy={"a": ["0", "x"]}))
+    assert (raised.value.key, raised.value.value) == ("gates.hierarchy.a", "x")
 
 
 def test_values_are_those_of_the_functions(evaluator: Evaluator) -> None:
@@ -208,6 +228,8 @@ def test_transfer_uses_the_pretrainings_size_channels_and_statistics(evaluator: 
     assert (splits.mean, splits.std) == (evaluator.splits.mean, evaluator.splits.std)
     assert splits.class_names == ("3", "8")
     assert transfer_splits(experiment, evaluator.splits) is splits  # kept
+    transfer_splits(transfer_experiment(evaluator.experiment, TRANSFER.data["halves"]), evaluator.splits)
+    assert transfer_splits(experiment, evaluator.splits) is not splits, "one at a time"
 
 
 def test_transfer_uses_the_pretrainings_transform_and_the_datasets_own_augmentation() -> None:

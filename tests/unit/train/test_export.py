@@ -51,6 +51,16 @@ def splits() -> Splits:
     return load_splits(experiment({"name": "conv3"}).data)
 
 
+@pytest.mark.parametrize("place", ["proc", "file"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, splits: Splits, place: str) -> None:
+    trained(tmp_path / "run", splits, BACKBONES["resnet18"])
+    (tmp_path / "file").write_bytes(b"")
+    out = "/proc/simlap" if place == "proc" else str(tmp_path / "file" / "in it")
+    with pytest.raises(UserError, match="cannot be written") as raised:
+        export_backbone(str(tmp_path / "run"), out)
+    assert str(raised.value).startswith(f"{out}: OUT: ")
+
+
 def trained(folder: Path, splits: Splits, backbone: dict[str, Any], **changes: Any) -> TrainState:
     """A run directory with one checkpoint."""
     state = build(experiment(backbone, **changes), splits, World())

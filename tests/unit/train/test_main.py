@@ -62,11 +62,27 @@ def test_all_stages(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     artefacts = os.listdir(out / "1-pre-train" / "evaluations")
     assert len(artefacts) == 1
     assert artefacts[0].removesuffix(".json") in first["evaluations"]
+    ends = [line for line in printed if not line.startswith("  epoch") and line.startswith("  ")]
+    assert "gates/activation" in ends[0]
+    assert all("test/probe_top1" in end for end in ends)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert program.main([str(file), "--out", str(out)]) == 0
-    assert "goes on after 2 epochs" in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "goes on after 2 epochs" in again
+    assert again.count("finished before") == 2
     assert (result(out, "1-pre-train"), result(out, "2-fine")) == (first, second)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+
+
+@pytest.mark.parametrize(("protocols", "words"), [("[{kind: gates}]", "gates/activation"), ("[]", "finished")])
+def test_a_fresh_run_does_not_say_that_it_was_finished_before(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], protocols: str, words: str
+) -> None:
+    first = str(file.parent / "first.yaml")
+    assert program.main([first, f"evaluate={protocols}", "train.epochs=1", "--out", str(tmp_path / "out")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert words in last
+    assert "before" not in last
 
 
 def test_the_second_stage_starts_from_the_moving_average(
