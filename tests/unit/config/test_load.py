@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from simlap.config import Experiment, load_experiment, override, validate, yaml
 from simlap.config.schema import KNN, Gates, ParquetData
@@ -168,49 +166,6 @@ def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         load_experiment(tmp_path / "y.yaml")
 
 
-def test_yaml_is_version_1_2() -> None:
-    tree = yaml.parse("{a: 1e-3, b: on, c: off, d: yes, e: 010, f: 0o10, g: .5, h: ~, i: 1_000, j: true}")
-    assert tree == {
-        "a": 1e-3, "b": "on", "c": "off", "d": "yes", "e": 10, "f": 8, "g": 0.5, "h": None, "i": "1_000", "j": True,
-    }  # fmt: skip
-
-
-TRICKY = [
-    "1e3", "1e-3", "0o17", "0x1F", "010", "1_000", "12:30", "on", "off", "yes", "no", "y", "true", "null", "~", "", "-", ".5",
-    ".inf", ".nan", "2001-01-01", "<<", "=", "*a", "&a", "!a", "a: b", "# a", "a\nb", " a", "a ", "\t", "a\x85b", "\u2028",
-    "a\r\nb", "\ufeff", "\x00", "---", "...", "?", "a" * 200,
-]  # fmt: skip
-"""Texts that YAML takes for something else, in one of its versions."""
-TEXTS = st.text() | st.sampled_from(TRICKY) | st.from_regex(r"[-+]?[0-9_.:oxeE]{1,6}", fullmatch=True)
-
-
-def same(one: object, other: object) -> bool:
-    """Equal and of the same types all the way down: 1 is not 1.0, and neither is True."""
-    return repr(one) == repr(other)
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-        max_leaves=10,
-    )
-)
-def test_dump_and_parse_are_inverse(tree: object) -> None:
-    assert same(yaml.parse(yaml.dump(tree)), tree)
-
-
-@pytest.mark.parametrize("text", TRICKY)
-def test_dump_keeps_texts_texts(text: str) -> None:
-    for tree in (text, [text], {text: text}):
-        assert same(yaml.parse(yaml.dump(tree)), tree)
-
-
-def test_dump_writes_no_aliases() -> None:
-    shared = [1, 2]
-    assert yaml.parse(yaml.dump({"a": shared, "b": shared})) == {"a": [1, 2], "b": [1, 2]}
-
-
 def test_override_changes_and_validates(tmp_path: Path) -> None:
     experiment = load_experiment(write(tmp_path, GOOD), ["optim.lr=3e-2", "backbone.kwargs.widths=[4, 8]"])
     assert experiment.optim.lr == 0.03
@@ -365,53 +320,6 @@ def test_precision_is_resolved_from_the_file() -> None:
     assert experiment.precision == "fp32"
     assert override(experiment, [("resources.gpus_per_worker", 0.5)]).precision == "bf16"
     assert override(experiment, [("train.precision", "bf16")]).precision == "bf16"
-
-
-STAGE = """
-name: stage
-seed: 7
-data: {source: digits}
-backbone: {name: conv3, kwargs: {widths: [4]}}
-train: {epochs: 4}
-"""
-
-
-def test_a_stage_is_read_from_its_file(tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(STAGE)
-    path = write(tmp_path, GOOD + "pretrain: stage.yaml\nseed: 3\n")
-    experiment = load_experiment(path, ["pretrain.train.epochs=5", "backbone.kwargs.widths=[4]"])
-    assert [stage.name for stage in experiment.stages] == ["stage", "x"]
-    assert experiment.backbone.name == "conv3", "taken from the stage"
-    assert experiment.pretrain is not None
-    assert (experiment.pretrain.seed, experiment.pretrain.train.epochs) == (3, 5)
-    assert [stage.seed for stage in experiment.with_seed(9).stages] == [9, 9]
-    assert [stage.seed for stage in override(experiment, [("seed", 8)]).stages] == [8, 8]
-    with pytest.raises(ConfigError, match=r"pretrain.seed: is the experiment's \(3\)"):
-        override(experiment, [("pretrain.seed", 4)])
-
-
-def test_another_stage_may_be_named_in_an_override(tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(STAGE)
-    (tmp_path / "other.yaml").write_text(STAGE.replace("name: stage", "name: other"))
-    experiment = load_experiment(write(tmp_path, GOOD + "pretrain: stage.yaml\n"))
-    changed = override(experiment, [("pretrain", "other.yaml")], folder=tmp_path)
-    assert [stage.name for stage in changed.stages] == ["other", "x"]
-    with pytest.raises(ConfigError, match="no such file"):
-        override(experiment, [("pretrain", "missing.yaml")], folder=tmp_path)
-
-
-def test_stages_of_one_chain_have_one_backbone(tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(STAGE)
-    path = write(tmp_path, GOOD + "pretrain: stage.yaml\nbackbone: {name: resnet18}\n")
-    with pytest.raises(ConfigError, match=r"backbone.name: must be that of pretrain \(conv3\)"):
-        load_experiment(path)
-
-
-def test_a_chain_of_files_must_not_be_a_circle(tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(STAGE + "pretrain: x.yaml\n")
-    path = write(tmp_path, GOOD + "pretrain: stage.yaml\n")
-    with pytest.raises(ConfigError, match=r"stage.yaml.*pretrain: a stage cannot start from itself"):
-        load_experiment(path)
 
 
 @pytest.mark.parametrize(("source", "size"), [("cifar100", 32), ("fashion_mnist", 28), ("stl10", 96), ("food101", 224)])

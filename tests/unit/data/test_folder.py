@@ -93,7 +93,7 @@ def test_inspection_reads_no_image(root: Path) -> None:
 # --- errors
 
 
-def _failure(data: FolderData, key: str, *parts: str) -> None:
+def assert_refused(data: FolderData, key: str, *parts: str) -> None:
     with pytest.raises(DataError) as caught:
         inspect_data(data)
     assert caught.value.key == key
@@ -102,37 +102,37 @@ def _failure(data: FolderData, key: str, *parts: str) -> None:
 
 
 def test_missing_folder_and_file_instead_of_folder(root: Path) -> None:
-    _failure(_data(root, test=str(root / "none")), "data.test", "no such folder", str(root / "none"))
-    _failure(_data(root, train=str(root / "train/README.md")), "data.train", "a file, not a folder")
+    assert_refused(_data(root, test=str(root / "none")), "data.test", "no such folder", str(root / "none"))
+    assert_refused(_data(root, train=str(root / "train/README.md")), "data.train", "a file, not a folder")
 
 
 def test_no_class_folders(root: Path) -> None:
     (root / "empty").mkdir()
     (root / "empty" / "notes.txt").write_text("x")
-    _failure(_data(root, train=str(root / "empty")), "data.train", "no class folder", str(root / "empty"))
+    assert_refused(_data(root, train=str(root / "empty")), "data.train", "no class folder", str(root / "empty"))
 
 
 def test_images_outside_the_class_folders(root: Path) -> None:
     _save(root / "train" / "lost.png", 0)
-    _failure(_data(root), "data.train", "outside the class folders", "lost.png")
+    assert_refused(_data(root), "data.train", "outside the class folders", "lost.png")
 
 
 def test_empty_class(root: Path) -> None:
     (root / "train" / "cat").mkdir()
     (root / "train" / "cat" / "movie.mp4").write_text("x")
-    _failure(_data(root), "data.train", str(root / "train" / "cat"), "movie.mp4", ".jpeg")
+    assert_refused(_data(root), "data.train", str(root / "train" / "cat"), "movie.mp4", ".jpeg")
 
 
 def test_classes_that_differ(root: Path) -> None:
     shutil.rmtree(root / "test" / "bee")
     _save(root / "test" / "wasp" / "a.png", 0)
-    _failure(_data(root), "data.test", "lacks 'bee' and also has 'wasp'")
+    assert_refused(_data(root), "data.test", "lacks 'bee' and also has 'wasp'")
 
 
 def test_overlapping_folders(root: Path) -> None:
     (root / "link").symlink_to(root / "train")
     for test in ("train", "train/ant", "link", "."):
-        _failure(_data(root, test=str(root / test)), "data.test", "overlap")
+        assert_refused(_data(root, test=str(root / test)), "data.test", "overlap")
 
 
 def test_an_image_that_cannot_be_decoded_is_named(root: Path) -> None:
