@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -46,8 +45,10 @@ class Soak:
         view = read_study(self.storage, name)
         folder = RESULTS / name
         folder.mkdir(parents=True, exist_ok=True)
+        places = f" {shlex.join(self.options)}"
         for file in ("report.md", "summary.json"):
-            shutil.copy(self.work / "runs/studies" / name / "report" / file, folder / file)
+            text = (self.work / "runs/studies" / name / "report" / file).read_text()
+            (folder / file).write_text(text.replace(places, ""))
         cells = [cell for arm in view.arms for cell in arm.cells]
         return {**facts, "cells": len(cells), "device_seconds": round(sum(cell.seconds for cell in cells))}, view
 
