@@ -94,7 +94,7 @@ def shrunk(experiment: Experiment, places: Places) -> Experiment:
     return override(experiment, changes)
 
 
-def step_once(experiment: Experiment, places: Places, file: str) -> None:
+def assert_it_steps(experiment: Experiment, places: Places, file: str) -> None:
     """A step of every stage, each from where the one before it ended."""
     experiment = shrunk(experiment, places)
     assert len(check_experiment(experiment, file=file)) == len(experiment.stages)
@@ -128,7 +128,7 @@ def around_the_baseline(file: Path) -> Iterator[Arm]:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_experiment(file: Path, places: Places) -> None:
-    step_once(load_experiment(file), places, str(file))
+    assert_it_steps(load_experiment(file), places, str(file))
 
 
 @pytest.mark.slow
@@ -137,4 +137,4 @@ def test_study(file: Path, places: Places) -> None:
     arms = list(around_the_baseline(file))
     assert len(arms) >= 2
     for arm in arms:
-        step_once(arm.experiment, places, f"{file}: {arm.name}")
+        assert_it_steps(arm.experiment, places, f"{file}: {arm.name}")

@@ -236,7 +236,7 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def resumes(name: str, folder: Path) -> None:
+def assert_resumes(name: str, folder: Path) -> None:
     config = optim(name=name, lr=0.01, weight_decay=0.01)
     model = small()
     optimizer = build_optimizer(model, config)
@@ -263,10 +263,10 @@ def resumes(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", OFTEN)
 def test_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    resumes(name, tmp_path)
+    assert_resumes(name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(OFTEN) - set(NOT_HERE)))
 def test_every_optimiser_of_timm_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    resumes(name, tmp_path)
+    assert_resumes(name, tmp_path)
