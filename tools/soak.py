@@ -23,7 +23,7 @@ from typing import Any
 from simlap.record.journal import read_cell, read_study
 from simlap.record.provenance import collect
 from simlap.record.view import ArmView, CellView, StudyView
-from simlap.report.compare import Comparison, compare_to_baseline, final_values, simple_effects
+from simlap.report.compare import Comparison, final_values, simple_effects
 from simlap.report.stats import paired
 from simlap.storage import Storage
 
@@ -95,7 +95,7 @@ def finetune(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
         if scratch is not None:
             linear[f"{start} - scratch"] = asdict(paired(linear[start], scratch))
     return {**facts, "test/linear_top1 of the frozen backbone": linear}, [
-        _is_worse(compare_to_baseline(view)["start=scratch layer_decay=1.0"])
+        _is_worse(_effect(view, "start", "scratch", layer_decay="1.0"))
     ]
 
 
