@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,20 +35,24 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key_: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10. `counters`: four int64 tensors holding 32-bit words, all of one shape. Returns four such tensors."""
-    c0, c1, c2, c3 = counters
+    """Philox4x32-10. `counters`: four int64 tensors on the CPU holding 32-bit words, all of one shape. Returns four such."""
+    c0, c1, c2, c3 = (counter.numpy() for counter in counters)
+    # both halves of a round side by side; numpy, since 50 small operations cost torch several times as much
+    even, odd = np.stack((c0, c2)).astype(np.uint64), np.stack((c1, c3)).astype(np.uint64)
+    halves = (2,) + (1,) * (even.ndim - 1)
+    multipliers = np.array(_MULTIPLIERS, dtype=np.uint64).reshape(halves)
     k0, k1 = key_ & _MASK, (key_ >> 32) & _MASK
     for _ in range(10):
-        # 32 x 32 -> 64 bits; int64 wraps, which keeps the low 64 bits, and the mask undoes the sign extension
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        product = even * multipliers  # 32 x 32 -> 64 bits
+        low = product & np.uint64(_MASK)
+        product >>= np.uint64(32)
+        even = product[::-1] ^ odd
+        even ^= np.array((k0, k1), dtype=np.uint64).reshape(halves)
+        odd = low[::-1]
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    c0, c2 = even.astype(np.int64)
+    c1, c3 = odd.astype(np.int64)
+    return torch.from_numpy(c0), torch.from_numpy(c1), torch.from_numpy(c2), torch.from_numpy(c3)
 
 
 def uniform(key_: int, rows: Tensor, copies: Tensor, n: int) -> Tensor:
@@ -60,16 +65,16 @@ def uniform(key_: int, rows: Tensor, copies: Tensor, n: int) -> Tensor:
         n: draws per row.
 
     Returns:
-        [b, n] float32 on the device of `rows`.
+        [b, n] float32 on the CPU.
     """
-    blocks = torch.arange((n + 3) // 4, device=rows.device)
+    blocks = torch.arange((n + 3) // 4)
     shape = (len(rows), len(blocks))
     words = philox(
         (
             rows[:, None].expand(shape),
             copies[:, None].expand(shape),
             blocks[None].expand(shape),
-            torch.zeros(shape, dtype=torch.int64, device=rows.device),
+            torch.zeros(shape, dtype=torch.int64),
         ),
         key_,
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
 import pytest
 
+_CACHE = tempfile.mkdtemp(prefix="simlap-test-cache-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 # before torch, Ray or MLflow are imported, and inherited by the processes that tests start
 os.environ.update(
+    SIMLAP_CACHE=_CACHE,
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",

@@ -87,7 +87,7 @@ def finetune(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
     """Fine-tuning from SimLAP and from SupCon against the same network from scratch, and the frozen backbones' linear probes."""
     facts, view = soak.study("finetune")
     scratch = final_values(view, _arm(view, "start=scratch layer_decay=1.0"))
-    linear = {}
+    linear: dict[str, Any] = {}
     for start in ("simlap", "supcon"):
         cells = _arm(view, f"start={start} layer_decay=0.65").cells
         stages = [read_cell(soak.storage, cell.start) for cell in cells if cell.start is not None]

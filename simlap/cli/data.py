@@ -33,6 +33,9 @@ def data(
         str | None, typer.Option("--to", help="Write it there as Parquet shards: a new folder or a pyarrow.fs URI.")
     ] = None,
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Images to a shard.", min=1)] = 5000,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Write the images in a random order, as data.streaming needs them.")
+    ] = False,
 ) -> None:
     """Look at every image of a dataset, and convert it where asked. Exit code 1 where images are damaged."""
     from simlap.data.convert import check_dataset, convert
@@ -44,7 +47,7 @@ def data(
         complain(f"[bold red]damaged images: {len(report.faults)}[/]" + ("; nothing was converted" if to else ""))
         raise typer.Exit(FAILED)
     if to is not None:
-        written = convert(section, to, rows_per_shard=rows_per_shard)
+        written = convert(section, to, rows_per_shard=rows_per_shard, shuffle=shuffle)
         counts = ", ".join(f"{count:,} {part}" for part, count in written.num_images.items())
         out.print(
             f"converted      {to}: {counts} images in {len(written.files)} files, {written.num_bytes / 1e6:,.1f} MB",

@@ -58,6 +58,9 @@ class ArraySource:
                 StoredImage(f"{where}, image {row}", None, partial(images.__getitem__, row)) for row in chunk.tolist()
             ]
 
+    def breaks(self, part: Part) -> None:
+        return None
+
     def where(self, part: Part) -> str:
         return self._where(part)
 

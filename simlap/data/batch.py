@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +16,28 @@ class Mix:
     """int64 [b], the partners' classes."""
     weight: Tensor
     """float32 [b], share of the row's own image."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The distinct unordered class pairs (y, p) among a worker's rows: gates depend on nothing else."""
+
+    labels: Tensor
+    """int64 [u], the smaller class of each pair."""
+    pair_labels: Tensor
+    """int64 [u], the larger one."""
+    index: Tensor
+    """int64 [b], which pair each row has."""
+    counts: Tensor
+    """int64 [u], how many rows have each pair."""
+
+    @classmethod
+    def of(cls, labels: Tensor, pair_labels: Tensor) -> Pairs:
+        """Of rows' classes y and p, int64 [b]. Waits for their device: meant for the CPU."""
+        low, high = torch.minimum(labels, pair_labels), torch.maximum(labels, pair_labels)
+        classes = high.max() + 1  # one number for each pair: `unique` is three times as slow on columns
+        distinct, index, counts = (low * classes + high).unique(return_inverse=True, return_counts=True)
+        return cls(distinct // classes, distinct % classes, index, counts)
 
 
 @dataclass
@@ -41,6 +64,8 @@ class Batch:
     """Where this worker's rows begin when all workers' rows are concatenated in rank order."""
     views: int = 1
     """Rows of each image."""
+    pairs: Pairs | None = None
+    """Of this worker's rows, where the whole batch has at least twice as many rows as distinct pairs."""
     mix: Mix | None = None
     """Where mixup or cutmix is on, and this batch is mixed."""
 

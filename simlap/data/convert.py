@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from simlap import rng
 from simlap.config.schema import Data
 from simlap.data.check import DataReport, check_dataset
 from simlap.data.decode import DecodeError, decode_image, in_threads
@@ -37,18 +38,20 @@ class Converted:
     """Of all shards."""
 
 
-def convert(data: Data, target: str, *, rows_per_shard: int = 5000) -> Converted:
+def convert(data: Data, target: str, *, rows_per_shard: int = 5000, shuffle: bool = False) -> Converted:
     """Write a dataset as Parquet shards that `source: parquet` and the `datasets` library read.
 
     `train/` holds the training part (with the images that would be held out for validation, which is drawn anew from it) and
-    `test/` the test part, both after `data.classes` and `data.fraction`, in the source's order. Image files keep their bytes,
-    arrays become PNG, without loss. Each shard is written whole, and its name says how many there are, so that a conversion
-    that was broken off is not taken for a dataset.
+    `test/` the test part, both after `data.classes` and `data.fraction`, in the source's order unless they are shuffled. Image
+    files keep their bytes, arrays become PNG, without loss. Each shard is written whole, and its name says how many there are,
+    so that a conversion that was broken off is not taken for a dataset.
 
     Args:
         data: of the experiment.
         target: an empty or new folder, local or any pyarrow.fs URI.
         rows_per_shard: images to a file, which is put together in memory.
+        shuffle: write each part in a random order, always the same: `data.streaming` shuffles neighbouring images only, so
+            they must not lie sorted by class. Parquet that is shuffled is read once for every shard that is written.
 
     Raises:
         DataError: an unfit dataset, an image that cannot be decoded, or a target that holds something or cannot be written.
@@ -71,7 +74,10 @@ def convert(data: Data, target: str, *, rows_per_shard: int = 5000) -> Converted
     }
     files, written = [], 0
     for part in PARTS:
-        shards = rows[part].split(rows_per_shard)
+        order = torch.arange(len(rows[part]))
+        if shuffle:
+            order = torch.randperm(len(order), generator=rng.generator("convert", part))
+        shards = rows[part][order].split(rows_per_shard)
         for number, shard in enumerate(shards):
             file = f"{part}/{part}-{number:05d}-of-{len(shards):05d}.parquet"
             content = _shard(selection, part, shard)
@@ -85,20 +91,21 @@ def convert(data: Data, target: str, *, rows_per_shard: int = 5000) -> Converted
 
 
 def _shard(selection: Selection, part: Part, rows: Tensor) -> bytes:
-    """The Parquet file of the images at `rows` (ascending), in memory."""
-    source = selection.source
+    """The Parquet file of the images at `rows`, in this order, in memory."""
+    source, order = selection.source, rows.argsort()
 
     def encode(chunk: Sequence[StoredImage]) -> list[dict[str, Any]]:
         return [{"bytes": _encoded(stored, source.channels), "path": stored.name} for stored in chunk]
 
     images: list[dict[str, Any]] = []
     try:
-        for encoded in in_threads(encode, source.stored(part, rows)):
+        for encoded in in_threads(encode, source.stored(part, rows[order])):
             images += encoded
     except DecodeError as error:
         raise DataError(
             f"{error}; the check of a dataset lists all images that cannot be decoded", key=source.key(part)
         ) from error
+    images = [images[place] for place in order.argsort().tolist()]
     for row, image in zip(rows.tolist(), images, strict=True):
         image["path"] = image["path"] or f"{row:08d}.png"
     schema = image_schema(selection.class_names, grey=source.channels == 1)

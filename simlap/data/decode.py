@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from simlap.errors import DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-THREADS = min(8, os.cpu_count() or 1)  # helps large images; small ones are bound by the interpreter
+_MOST_THREADS = 8  # more help large images only; small ones are bound by the interpreter
 _ORIGIN = re.compile(r"^[\w()]+, \S+:\d+, ")  # torchvision begins with the line of its source file
 
 
@@ -43,7 +42,7 @@ def decoded_squares(source: Source, part: Part, rows: Tensor, size: int) -> Tens
 
 
 def decode_images(
-    chunks: Iterable[Sequence[StoredImage]], out: Tensor, *, targets: Tensor | None = None, threads: int = THREADS
+    chunks: Iterable[Sequence[StoredImage]], out: Tensor, *, targets: Tensor | None = None, threads: int | None = None
 ) -> None:
     """Decode images into `out`, in threads.
 
@@ -52,7 +51,7 @@ def decode_images(
             costs as much as one of them.
         out: uint8 [n, c, s, s], c is 1 or 3. Grey images fill three channels alike; colours become luma.
         targets: int64 [n], the row of `out` that each image goes to (default: 0, 1, ...).
-        threads: decoders at work (the decoder lets go of the interpreter lock).
+        threads: as in `in_threads` (the decoder lets go of the interpreter lock).
 
     Raises:
         DecodeError: for the first image that cannot be decoded.
@@ -65,16 +64,25 @@ def decode_images(
             yield chunk, rows[first : first + len(chunk)]
             first += len(chunk)
 
-    def decode(job: tuple[Sequence[StoredImage], Sequence[int]]) -> None:
-        for stored, row in zip(*job, strict=True):
-            out[row] = fit_square(decode_image(stored, out.shape[1])[None], out.shape[-1])[0]
-
-    for _ in in_threads(decode, jobs(), threads=threads):
+    for _ in in_threads(lambda job: decode_into(out, *job), jobs(), threads=threads):
         pass
 
 
-def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], *, threads: int = THREADS) -> Iterator[Result]:
-    """`work(job)` of every job, in order, done in threads. The first exception ends it; jobs that wait are dropped."""
+def decode_into(out: Tensor, images: Iterable[StoredImage], rows: Iterable[int]) -> None:
+    """Decode images into these rows of uint8 [n, c, s, s], one after another. Raises DecodeError."""
+    for stored, row in zip(images, rows, strict=True):
+        out[row] = fit_square(decode_image(stored, out.shape[1])[None], out.shape[-1])[0]
+
+
+def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], *, threads: int | None = None) -> Iterator[Result]:
+    """`work(job)` of every job, in order, done in threads. The first exception ends it; jobs that wait are dropped.
+
+    Args:
+        work: what to do.
+        jobs: to be done.
+        threads: how many work (default: as many as torch uses, which are those a cell was given; at most 8).
+    """
+    threads = threads or min(_MOST_THREADS, torch.get_num_threads())
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simlap.data.augment import to_input
+from simlap.data.augment.device import move
 from simlap.data.source import ImageSet
 from simlap.data.splits import Splits
 
@@ -24,11 +26,16 @@ def eval_batches(
         splits: says sizes, kernel, mean and standard deviation.
         device: where the images are resized.
         batch_size: images to a batch; the last one is smaller.
+
+    Raises:
+        DataError: a streamed image that cannot be read or decoded.
     """
-    for first in range(0, len(images), batch_size):
-        part = slice(first, first + batch_size)
-        view = eval_view(images.images[part].to(device), splits.image_size, splits.eval_size, splits.interpolation)
-        yield to_input(view, splits.mean, splits.std), images.labels[part].to(device)
+    first, device = 0, torch.device(device)
+    with closing(images.batches(batch_size)) as parts:
+        for part in parts:
+            view = eval_view(move(part, device), splits.image_size, splits.eval_size, splits.interpolation)
+            yield to_input(view, splits.mean, splits.std), move(images.labels[first : first + len(part)], device)
+            first += len(part)
 
 
 def eval_view(

@@ -76,6 +76,9 @@ class FileSource:
                 for row in chunk.tolist()
             ]
 
+    def breaks(self, part: Part) -> None:
+        return None
+
     def where(self, part: Part) -> str:
         return self._where(part)
 

@@ -42,7 +42,7 @@ def _container_memory(group: Path, otherwise: int, *, used: bool = True) -> int:
         return otherwise
 
 
-def check_memory(num_images: int, channels: int, size: int, *, key: str) -> None:
+def check_memory(num_images: int, channels: int, size: int, *, key: str, copies: int | None = None) -> None:
     """Raise DataError where `num_images` uint8 images [channels, size, size] would not fit.
 
     Each worker of a run holds a copy. Where the launcher says how many share this machine (LOCAL_WORLD_SIZE, of torchrun and of
@@ -53,8 +53,9 @@ def check_memory(num_images: int, channels: int, size: int, *, key: str) -> None
         channels: bytes per pixel.
         size: side of the square, in pixels.
         key: the setting that says the size.
+        copies: how many processes of this machine hold the images (default: what the launcher says).
     """
-    need, workers = num_images * channels * size * size, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    need, workers = num_images * channels * size * size, copies or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     shape = (num_images, channels, size)
     if need > (free := available_memory()):
         raise _too_large(shape, need, free, "memory", key)
@@ -84,8 +85,8 @@ def _too_large(shape: tuple[int, int, int], need: int, free: int, memory: str, k
     num_images, channels, size = shape
     return DataError(
         f"{num_images:,} images of {channels} x {size} x {size} bytes need {need / 1e9:.1f} GB of {memory}, "
-        f"{free / 1e9:.1f} GB are available; use smaller images (data.stored_size, data.image_size), a share of them "
-        "(data.fraction) or some classes (data.classes)",
+        f"{free / 1e9:.1f} GB are available; decode them while training goes on (`data.streaming: {{}}`), or use "
+        "smaller images (data.stored_size, data.image_size), a share of them (data.fraction) or some classes (data.classes)",
         key=key,
         value=size,
     )

@@ -48,7 +48,12 @@ class _Shard:
     size: int
     footer_hash: str
     schema: Any  # pa.Schema
-    rows: int
+    groups: tuple[int, ...]
+    """Rows of each row group."""
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
 
 
 class _PartFiles:
@@ -113,7 +118,9 @@ class _PartFiles:
                 parquet = pq.ParquetFile(file)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{info.path}: damaged Parquet footer: {error}", key=self.key) from error
-            return _Shard(name, info.path, size, footer_hash, parquet.schema_arrow, parquet.metadata.num_rows)
+            metadata = parquet.metadata
+            groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+            return _Shard(name, info.path, size, footer_hash, parquet.schema_arrow, groups)
 
     def files(self) -> set[str]:
         """Where the files are, wherever links lead."""
@@ -182,6 +189,12 @@ class _PartFiles:
 
     # --- images
 
+    @property
+    def breaks(self) -> Tensor:
+        """int64, the first row of every row group that has any."""
+        sizes = torch.tensor([rows for shard in self.shards for rows in shard.groups if rows])
+        return sizes.cumsum(0) - sizes
+
     def stored(self, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
         """The images at `rows`, ascending. Row groups without any of them are not read."""
         wanted, first = rows.numpy(), 0
@@ -198,8 +211,7 @@ class _PartFiles:
         chunk = max(1, min(_CHUNK, _CHUNK_BYTES * shard.rows // shard.size))
         with self._fs.open_input_file(shard.path) as file:
             parquet, start = pq.ParquetFile(file), 0
-            for group in range(parquet.num_row_groups):
-                count = parquet.metadata.row_group(group).num_rows
+            for group, count in enumerate(shard.groups):
                 if len(_between(rows, start, count)):
                     first = start
                     for batch in parquet.iter_batches(chunk, row_groups=[group], columns=[self.image_column]):
@@ -247,6 +259,9 @@ class ParquetSource:
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
         return self._parts[part].stored(rows)
+
+    def breaks(self, part: Part) -> Tensor:
+        return self._parts[part].breaks
 
     def where(self, part: Part) -> str:
         return self._parts[part].where

@@ -7,6 +7,7 @@ other than K images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,9 +20,61 @@ Draw = Callable[[int], Tensor]
 """From a step of an epoch to the images of its global batch: int64 [B before views], numbers in the training part."""
 
 
-def uniform(num_images: int, repeats: int, batch_size: int, seed: int, epoch: int) -> Draw:
-    """A permutation of the images, each `repeats` times in a row, cut into batches."""
-    order = torch.randperm(num_images, generator=rng.generator(seed, "order", epoch))
+@dataclass(frozen=True)
+class BlockOrder:
+    """An epoch's order that keeps to blocks of neighbouring images: read block by block, mixed run by run."""
+
+    images: Tensor
+    """int64 [n], a permutation."""
+    blocks: Tensor
+    """int64 [k], the numbers of the blocks, run after run."""
+    runs: Tensor
+    """int64 [r + 1], the places in `images` where runs begin, and n: a run's blocks are shuffled together."""
+
+
+def permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+    """int64 [n]: an epoch's order, where every image can be reached alike."""
+    return torch.randperm(num_images, generator=rng.generator(seed, "order", epoch))
+
+
+def block_order(starts: Tensor, num_images: int, window: int, seed: int, epoch: int) -> BlockOrder:
+    """An epoch's order, where images are read by blocks.
+
+    Blocks come in a random order, `window` of them make a run, and the images of a run are shuffled together. One run of all
+    blocks is `permutation`.
+
+    Args:
+        starts: int64 [k], the first image of each block; ascending from 0.
+        num_images: n.
+        window: blocks in a run; the last run may have less.
+    """
+    sizes = torch.diff(starts, append=torch.tensor([num_images]))
+    blocks = torch.randperm(len(starts), generator=rng.generator(seed, "blocks", epoch))
+    generator = rng.generator(seed, "order", epoch)
+    runs, images = [part.sort().values for part in blocks.split(window)], []
+    for run in runs:
+        inside = torch.cat([starts[block] + torch.arange(sizes[block].item()) for block in run])
+        images.append(inside[torch.randperm(len(inside), generator=generator)])
+    ends = torch.tensor([0, *(len(part) for part in images)]).cumsum(0)
+    return BlockOrder(torch.cat(images), torch.cat(runs), ends)
+
+
+def block_starts(breaks: Tensor, num_images: int, block: int) -> Tensor:
+    """The first image of each block, where a block is at least `block` neighbours, but for the last one: int64 [k].
+
+    Args:
+        breaks: int64, images at which reading can begin without reading what lies before; ascending.
+        num_images: n.
+    """
+    starts = [0]
+    for place in breaks.tolist():
+        if place - starts[-1] >= block and place < num_images:
+            starts.append(place)
+    return torch.tensor(starts)
+
+
+def uniform(order: Tensor, repeats: int, batch_size: int) -> Draw:
+    """Images in this order (int64 [n]), each `repeats` times in a row, cut into batches."""
     rows = torch.arange(batch_size)
 
     def draw(step: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,12 +14,12 @@ Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Decoded images and their labels."""
+    """Images and their labels. Here the images are decoded and in memory; `StreamedSet` decodes them when they are asked for."""
 
     images: Tensor
-    """uint8 [n, c, h, w]"""
+    """uint8 [n, c, h, w], all of them."""
     labels: Tensor
     """int64 [n]"""
 
@@ -30,9 +30,23 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
     def subset(self, rows: Tensor) -> ImageSet:
         """The images at `rows` (int64), in that order."""
         return ImageSet(self.images[rows], self.labels[rows])
+
+    def share(self, rank: int, size: int) -> ImageSet:
+        """The images rank::size: a worker's part."""
+        return ImageSet(self.images[rank::size], self.labels[rank::size])
+
+    def batches(self, batch_size: int) -> Generator[Tensor, None, None]:
+        """All images in order, uint8 [<= batch_size, c, h, w]. To be closed. Raises DataError where they cannot be read."""
+        yield from self.images.split(batch_size)
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,14 @@ class Source(Protocol):
         ...
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
-        """The same as they are stored, `rows` ascending, in chunks of a size that suits a job. Raises DataError."""
+        """The same as they are stored, `rows` ascending, in chunks of a size that suits a job. Raises DataError.
+
+        Several threads may read at a time.
+        """
+        ...
+
+    def breaks(self, part: Part) -> Tensor | None:
+        """int64: rows that `stored` reads from without reading what lies before, ascending from 0; None: every one of them."""
         ...
 
     def where(self, part: Part) -> str:

@@ -19,6 +19,7 @@ from simlap.data.memory import check_memory
 from simlap.data.parquet import ParquetSource
 from simlap.data.selection import chosen_classes, fraction_rows, validation_rows
 from simlap.data.source import ImageSet, Part, Source
+from simlap.data.streamed import StreamedSet, check_shuffling
 from simlap.data.torchvision_sets import open_torchvision
 from simlap.errors import DataError
 
@@ -50,7 +51,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Splits:
-    """A decoded dataset."""
+    """A dataset, decoded, or with `data.streaming` decoded when images are asked for."""
 
     train: ImageSet
     """uint8 [n, c, t, t], t = `data.stored_size`, or `image_size` where that is not given. So are the others."""
@@ -58,7 +59,8 @@ class Splits:
     test: ImageSet
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, pixels in [0, 1]: `data.mean`, or of the training part as it is stored."""
+    """Per channel, pixels in [0, 1]: `data.mean`, or of the training part as it is stored (of a sample of it, where it is
+    streamed: see `StreamedSet.statistics`)."""
     std: tuple[float, ...]
     image_size: int
     """Side of the network's input."""
@@ -75,7 +77,7 @@ class Splits:
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Selection:
 def inspect_data(data: Data) -> DataInfo:
     """Check a dataset before anything starts. Decodes no image. Raises DataError."""
     selection = select(data)
+    if data.streaming is not None:
+        check_shuffling(_streamed(selection, data, selection.source.channels)[0], data)
     sizes = torch.bincount(selection.labels("train", selection.train), minlength=len(selection.class_names))
     return DataInfo(
         num_train=len(selection.train),
@@ -120,8 +124,11 @@ def load_splits(
     channels: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    copies: int | None = None,
 ) -> Splits:
-    """Decode a dataset and split it. The split depends on the labels and `validation.split_seed` alone.
+    """Decode a dataset and split it; with `data.streaming`, only split it.
+
+    The split depends on the labels and `validation.split_seed` alone.
 
     Args:
         data: of the experiment.
@@ -129,6 +136,8 @@ def load_splits(
             that has seen one dataset gets another.
         mean: per channel, to be used instead of the dataset's; given together with `std`.
         std: likewise.
+        copies: how many processes of this machine hold the images, all of which must fit into its memory (default: as
+            many as the launcher has started here).
 
     Raises:
         DataError: the data are missing, unreadable or unfit, or do not fit into memory.
@@ -136,11 +145,40 @@ def load_splits(
     if (mean is None) != (std is None):
         raise ValueError("mean and std must be given together")
     selection = select(data)
+    channels = channels or selection.source.channels
+    if data.streaming is None:
+        train, val, test = _decoded(selection, data, channels, copies)
+    else:
+        train, val, test = _streamed(selection, data, channels)
+    if mean is None and channels == selection.source.channels:
+        mean, std = data.mean, data.std
+    if mean is None or std is None:
+        mean, std = train.statistics() if isinstance(train, StreamedSet) else channel_statistics(train.images)
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"mean and std must have {channels} values, one per channel")
+    return Splits(
+        train=train,
+        val=val,
+        test=test,
+        class_names=selection.class_names,
+        mean=tuple(mean),
+        std=tuple(std),
+        image_size=data.image_size,
+        eval_size=data.eval_size or data.image_size,
+        interpolation=data.augment.interpolation,
+        hierarchy=selection.hierarchy,
+    )
+
+
+def _decoded(
+    selection: Selection, data: Data, channels: int, copies: int | None
+) -> tuple[ImageSet, ImageSet | None, ImageSet]:
+    """Training, validation and test part, in memory."""
     source, size = selection.source, data.stored_size or data.image_size
-    channels = channels or source.channels
     count = len(selection.train) + len(selection.val) + len(selection.test)
     held = source.channels + (channels if channels != source.channels else 0)
-    check_memory(count, held, size, key="data.stored_size" if data.stored_size else "data.image_size")
+    key = "data.stored_size" if data.stored_size else "data.image_size"
+    check_memory(count, held, size, key=key, copies=copies)
 
     def decoded(part: Part, rows: Tensor) -> ImageSet:
         images = with_channels(source.images(part, rows, size), channels)
@@ -151,24 +189,19 @@ def load_splits(
     cut = len(selection.train)
     train = ImageSet(whole.images[:cut], whole.labels[:cut])
     val = ImageSet(whole.images[cut:], whole.labels[cut:]) if len(selection.val) else None
-    if mean is None and channels == source.channels:
-        mean, std = data.mean, data.std
-    if mean is None or std is None:
-        mean, std = channel_statistics(train.images)
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"mean and std must have {channels} values, one per channel")
-    return Splits(
-        train=train,
-        val=val,
-        test=decoded("test", selection.test),
-        class_names=selection.class_names,
-        mean=tuple(mean),
-        std=tuple(std),
-        image_size=data.image_size,
-        eval_size=data.eval_size or data.image_size,
-        interpolation=data.augment.interpolation,
-        hierarchy=selection.hierarchy,
-    )
+    return train, val, decoded("test", selection.test)
+
+
+def _streamed(selection: Selection, data: Data, channels: int) -> tuple[StreamedSet, StreamedSet | None, StreamedSet]:
+    """The same, not decoded."""
+    size = data.stored_size or data.image_size
+
+    def opened(part: Part, rows: Tensor) -> StreamedSet:
+        labels = selection.labels(part, rows)
+        return StreamedSet(selection.source, part, rows, labels, shape=(channels, size, size), data=data)
+
+    val = opened("train", selection.val) if len(selection.val) else None
+    return opened("train", selection.train), val, opened("test", selection.test)
 
 
 def select(data: Data) -> Selection:

@@ -20,6 +20,7 @@ _IRRELEVANT = {
     # where it lies; the fingerprint, given apart, says what it is
     "train", "test", "root", "download", "image_column", "label_column", "fingerprint",
     "augment", "repeated_augmentation", "sampling",  # of training batches only
+    "streaming",  # how images are read does not change them
     "mean", "std",  # the statistics that are in use are given
 }  # fmt: skip
 _log = logging.getLogger("simlap.evaluate")

@@ -32,12 +32,10 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
         raise ValueError("collapse metrics need features, got none")
     z = z.double()
     values = spectrum(z)
-    total = float(values.sum())
-    metrics = {"effective_rank": 0.0, "participation_ratio": 0.0}
+    total = values.sum()
+    metrics = {"effective_rank": effective_rank(values), "participation_ratio": 0.0}
     if total > 0:
-        p = values / total
-        metrics["effective_rank"] = math.exp(-float(torch.xlogy(p, p).sum()))
-        metrics["participation_ratio"] = 1 / float(p.square().sum())
+        metrics["participation_ratio"] = 1 / float((values / total).square().sum())
     unit = F.normalize(z, dim=1)
     for prefix, features, scale in (("", z, 1.0), ("unit_", unit, math.sqrt(z.shape[1]))):
         spread = features.std(0, correction=0) * scale  # [D]
@@ -48,6 +46,16 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
     return metrics
 
 
+def effective_rank(values: Tensor) -> float:
+    """exp of the entropy of a spectrum, 0 where it is all zeros. values: [m], not negative, see `spectrum`."""
+    total = values.sum()
+    if not total > 0:
+        return 0.0
+    p = values / total
+    return math.exp(-float(torch.xlogy(p, p).sum()))
+
+
+@torch.no_grad()
 def spectrum(z: Tensor) -> Tensor:
     """Eigenvalues of the covariance of z [n, D], not all of the zeros: min(n, D) of them, ascending, on the CPU.
 
@@ -94,7 +102,7 @@ def uniformity(unit: Tensor, max_rows: int = _MAX_UNIFORMITY_ROWS) -> float | No
         n = max_rows
     if n < 2:
         return None
-    squares = unit.square().sum(1)
-    distances = (squares[:, None] + squares[None] - 2 * unit @ unit.T).clamp(min=0)  # [n, n]
-    distances.fill_diagonal_(math.inf)  # a row is no pair with itself
-    return float((-2 * distances).flatten().logsumexp(0)) - math.log(n * (n - 1))
+    squares = 2 * unit.square().sum(1)
+    exponents = (unit @ unit.T).mul_(4).sub_(squares).sub_(squares[:, None]).clamp_(max=0)  # [n, n], all above -8
+    # a row is no pair with itself
+    return math.log(float(exponents.exp_().fill_diagonal_(0).sum()) / (n * (n - 1)))

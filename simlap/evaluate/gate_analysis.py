@@ -182,7 +182,7 @@ def pair_gates(gates: FeatureFilter, num_classes: int, device: torch.device | st
     while start < len(first):
         part = slice(start, start + rows)
         a, b = first[part], second[part]
-        g = gates(a, b).gates.double()  # [b, D]
+        g = gates(a, b).of_rows.double()  # [b, D]
         activation[a, b] = activation[b, a] = g.mean(1)
         own.append(g[a == b])
         g = g[a != b]

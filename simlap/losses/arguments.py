@@ -57,13 +57,24 @@ def check_labels(name: str, tensor: Tensor, rows: Tensor) -> None:
         raise ValueError(f"{name} must be integers, not {tensor.dtype}")
 
 
-def check_indices(name: str, tensor: Tensor, rows: Tensor, keys: Tensor) -> None:
-    """int64 from 0 to N-1 (a column among the keys, or the number of a group of them), one for each of the rows."""
+def check_gates(gates: Tensor, z: Tensor) -> None:
+    """Floating point, [U, D] with at least one row."""
+    if gates.ndim != 2 or gates.shape[1] != z.shape[1] or len(gates) == 0:
+        raise ValueError(f"gates must have shape [U, {z.shape[1]}] with U > 0, not {[*gates.shape]}")
+    check_floating("gates", gates, gates.shape)
+
+
+def check_indices(name: str, tensor: Tensor, rows: Tensor, targets: Tensor, of: str = "keys") -> None:
+    """int64 from 0 to N-1 (a row of the N targets, or the number of a group of them), one for each of the rows."""
     _check_shape(name, tensor, rows.shape[:1])
     if tensor.dtype != torch.int64:
         raise ValueError(f"{name} must be int64, not {tensor.dtype}")
-    if tensor.device.type == "cpu" and bool(((tensor < 0) | (tensor >= len(keys))).any()):
-        raise ValueError(f"{name} must be from 0 to {len(keys) - 1}, for {len(keys)} keys, not {tensor.tolist()}")
+    if tensor.device.type == "cpu" and len(tensor):
+        lowest, highest = tensor.aminmax()
+        if lowest < 0 or highest >= len(targets):
+            raise ValueError(
+                f"{name} must be from 0 to {len(targets) - 1}, for {len(targets)} {of}, not {tensor.tolist()}"
+            )
 
 
 def check_normaliser(name: str, value: float | Tensor | None) -> None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def unit_max(x: Tensor, power: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Rows over their largest magnitude, and its inverse; zero for rows below (smallest normal number)^power.
+def inverse_maximum(x: Tensor) -> Tensor:
+    """1 / the largest magnitude of each row, [rows, 1]; zero for rows without a normal number. Outside autograd."""
+    largest = x.abs().amax(dim=1, keepdim=True)
+    return torch.threshold_(largest, torch.finfo(x.dtype).tiny, math.inf).reciprocal_()  # NaN stays NaN
 
-    To autograd the magnitude is a constant.
-    """
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    dead = largest < torch.finfo(x.dtype).tiny ** power  # false for NaN, which stays NaN
-    divisor = largest.masked_fill(dead, 1.0)
-    return (x / divisor).masked_fill_(dead, 0.0), divisor.reciprocal().masked_fill_(dead, 0.0)
+
+def unit_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows over their largest magnitude, a constant to autograd, and its inverse: see `inverse_maximum`."""
+    scale = inverse_maximum(x.detach())
+    return x * scale, scale
 
 
 def unit_norm(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows over their Euclidean norm, and its inverse; zero for zero rows. For rows of unit size, outside autograd."""
-    norm = x.norm(dim=1, keepdim=True)
-    dead = norm == 0
-    divisor = norm.masked_fill(dead, 1.0)
-    return x / divisor, divisor.reciprocal().masked_fill_(dead, 0.0)
+    divisor = torch.threshold(torch.linalg.vector_norm(x, dim=1, keepdim=True), 0.0, math.inf)
+    return x / divisor, divisor.reciprocal()
 
 
 def tangent(gradient: Tensor, unit: Tensor) -> Tensor:
@@ -46,5 +47,6 @@ def cosine_logits(z: Tensor, keys: Tensor, temperature: float | Tensor) -> Tenso
 
 def inverse_count(count: float | Tensor, device: torch.device) -> Tensor:
     """1 / count, a float64 scalar; 0 for a count of 0. No gradient."""
-    number = torch.as_tensor(count, device=device).detach().double()
-    return torch.where(number > 0, 1.0 / number, 0.0)
+    if not isinstance(count, Tensor):
+        return torch.full((), 1.0 / count if count else 0.0, dtype=torch.float64, device=device)
+    return torch.threshold(count.detach().to(device, torch.float64), 0.0, math.inf).reciprocal_()

@@ -2,5 +2,6 @@
 
 from simlap.methods.base import Method, StepOutput
 from simlap.methods.build import build_method, pair_kind
+from simlap.methods.check import check_loss
 
-__all__ = ["Method", "StepOutput", "build_method", "pair_kind"]
+__all__ = ["Method", "StepOutput", "build_method", "check_loss", "pair_kind"]

@@ -42,6 +42,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.seed, self.num_classes, self.world = experiment.seed, num_classes, world
         self.frozen_norm = experiment.backbone.frozen_norm
+        self.loss_form, self.ring = experiment.train.loss, experiment.train.keys == "ring"
         with self.seeded("backbone"):
             self.backbone = build_backbone(experiment.backbone, channels, experiment.data.image_size)
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
@@ -80,11 +81,12 @@ class Method(nn.Module, ABC):
         """The rows of all workers in rank order, with gradient: [b, ...] -> [B, ...]. All workers must ask."""
         if self.world.size == 1:
             return x
+        return all_gather_with_gradient(x, sizes=self.row_counts(batch))
+
+    def row_counts(self, batch: Batch) -> list[int]:
+        """How many rows each worker has. They follow from the batch: nobody asks for them, and no device is waited for."""
         images = batch.global_size // batch.views
-        # the sizes follow from the batch: nobody needs to ask for them, and no device is waited for
-        return all_gather_with_gradient(
-            x, sizes=[self.world.rows(images, r) * batch.views for r in range(self.world.size)]
-        )
+        return [self.world.rows(images, rank) * batch.views for rank in range(self.world.size)]
 
     def own_columns(self, batch: Batch) -> Tensor:
         """int64 [b], where each of this worker's rows is among the gathered ones."""

@@ -34,9 +34,9 @@ class Fuse(Method):
     def criterion(self, h: Tensor, batch: Batch, noise: Tensor | None = None) -> StepOutput:
         """See `Method`."""
         z, logits, _ = self.head(h)  # [b, D], [b, C]
-        gate = self.filter(batch.labels, batch.pair_labels, noise)
+        gate = self.filter(batch.labels, batch.pair_labels, noise, batch.pairs)
         head_loss = F.cross_entropy(logits, batch.labels, reduction="sum") / batch.global_size
-        nce = subspace_nce(self, z, gate.gates, batch, temperature=self.method.temperature, positives="either")
+        nce = subspace_nce(self, z, gate, batch, temperature=self.method.temperature, positives="either")
         loss = head_loss + self.method.nce_weight * nce + gate_regulariser(gate, self.method.gate_penalty, batch)
         metrics = {"train/nce": nce, **head_metrics(head_loss, logits, batch), **gate_metrics(gate, batch)}
         return self.step_output(loss, metrics)

@@ -23,11 +23,11 @@ class SimLAP(Contrastive):
     def contrast(self, z: Tensor, batch: Batch, temperature: float | Tensor, noise: Tensor | None) -> Contrast:
         """See `Contrastive`."""
         assert self.filter is not None
-        gate = self.filter(batch.labels, batch.pair_labels, noise)
+        gate = self.filter(batch.labels, batch.pair_labels, noise, batch.pairs)
         nce = subspace_nce(
             self,
             z,
-            gate.gates,
+            gate,
             batch,
             temperature=temperature,
             similarity=self.method.similarity,

@@ -10,6 +10,7 @@ from simlap.data.batch import Batch
 from simlap.losses import count_anchors, count_terms, one_to_one, supcon
 from simlap.methods.contrastive import Contrast, Contrastive
 from simlap.methods.terms import subspace_nce
+from simlap.nn.gate import open_gates
 from simlap.train.world import World
 
 
@@ -31,8 +32,8 @@ class SupCon(Contrastive):
         """See `Contrastive`."""
         match self.method.variant:
             case "multi_positive":
-                keep_self, gates = self.method.keep_self, torch.ones_like(z, dtype=torch.float32)
-                return Contrast(subspace_nce(self, z, gates, batch, temperature=temperature, keep_self=keep_self))
+                gate, keep_self = open_gates(len(z), z.shape[1], z.device), self.method.keep_self
+                return Contrast(subspace_nce(self, z, gate, batch, temperature=temperature, keep_self=keep_self))
             case "one_to_one":
                 return Contrast(self._one_to_one(z, batch, temperature))
             case "khosla":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,9 @@ from simlap.data.batch import Batch
 from simlap.evaluate.gates import gate_statistics
 from simlap.losses import count_positives, subspace_info_nce
 from simlap.losses.arguments import Positives, Similarity
+from simlap.losses.forms import ring_subspace_info_nce
 from simlap.methods.base import Method
-from simlap.nn.filter import GateOutput, gate_penalty
+from simlap.nn.gate import GateOutput, gate_penalty
 
 
 def wide(x: Tensor) -> Tensor:
@@ -21,7 +24,7 @@ def wide(x: Tensor) -> Tensor:
 def subspace_nce(
     method: Method,
     z: Tensor,
-    gates: Tensor,
+    gate: GateOutput,
     batch: Batch,
     *,
     temperature: float | Tensor,
@@ -34,38 +37,39 @@ def subspace_nce(
     Args:
         method: whose world the keys come from.
         z: [b, D] anchors.
-        gates: [b, D] of each anchor.
+        gate: of each anchor.
         keep_self: without, an anchor's own column is no positive.
     """
-    keys, key_labels = method.gather(z, batch), method.gather(batch.labels, batch)  # [B, D], [B]
+    key_labels = method.gather(batch.labels, batch)  # [B]
     own = None if keep_self else method.own_columns(batch)
     count = count_positives(batch.labels, batch.pair_labels, key_labels, own, positives)
-    return subspace_info_nce(
-        z,
-        keys,
-        gates,
-        batch.labels,
-        batch.pair_labels,
-        key_labels,
-        temperature=temperature,
-        similarity=similarity,
-        positives=positives,
-        self_index=own,
-        num_positives=method.world.sum(count),
-    )
+    labelling = (batch.labels, batch.pair_labels, key_labels)
+    options: dict[str, Any] = {
+        "gate_index": gate.index,
+        "temperature": temperature,
+        "similarity": similarity,
+        "positives": positives,
+        "self_index": own,
+        "num_positives": method.world.sum(count),
+    }
+    if method.ring and method.world.size > 1:
+        return ring_subspace_info_nce(z, gate.gates, *labelling, sizes=method.row_counts(batch), **options)
+    keys = method.gather(z, batch)  # [B, D]
+    return subspace_info_nce(z, keys, gate.gates, *labelling, form=method.loss_form, **options)
 
 
 def gate_regulariser(gate: GateOutput, penalty: float, batch: Batch) -> Tensor:
     """The filter's own regulariser, and `penalty` x 4 g (1 - g), mean over D and the global batch."""
     total = gate.regulariser
     if penalty > 0:
-        total = total + penalty * gate_penalty(gate.gates)
+        total = total + penalty * gate_penalty(gate.gates, gate.counts)
     return total / batch.global_size
 
 
 def gate_metrics(gate: GateOutput, batch: Batch) -> dict[str, Tensor]:
     """`gate/*`, means over the global batch."""
-    return {f"gate/{name}": value / batch.global_size for name, value in gate_statistics(gate.gates.detach()).items()}
+    statistics = gate_statistics(gate.gates.detach(), gate.counts)
+    return {f"gate/{name}": value / batch.global_size for name, value in statistics.items()}
 
 
 def head_metrics(loss: Tensor, logits: Tensor, batch: Batch) -> dict[str, Tensor]:

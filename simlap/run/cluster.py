@@ -45,16 +45,19 @@ def local_node() -> Node:
 
 def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: str = "resources") -> int:
     """How many cells fit at a time. Raises ConfigError where not even one ever can."""
-    per_node = [
-        int(
-            min(
-                node.cpus // resources.cpus_per_worker,
-                node.gpus / resources.gpus_per_worker + 1e-9 if resources.gpus_per_worker else float("inf"),
-            )
+    gpus = resources.gpus_per_worker
+    if gpus > 1 and gpus % 1:
+        raise ConfigError(
+            "must be a share of one GPU or a whole number", file=file, key=f"{key}.gpus_per_worker", value=gpus
         )
-        for node in nodes
-    ]
-    slots = sum(per_node)
+    if 0 < gpus < 1 and resources.workers > 1:
+        raise ConfigError(
+            f"must be whole with {resources.workers} workers: NCCL does not connect two workers on one GPU",
+            file=file,
+            key=f"{key}.gpus_per_worker",
+            value=gpus,
+        )
+    slots = sum(int(min(node.cpus // resources.cpus_per_worker, _room_on_gpus(node, gpus))) for node in nodes)
     if slots < resources.workers:
         have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
         raise ConfigError(
@@ -65,6 +68,15 @@ def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: 
             value=resources.workers,
         )
     return slots // resources.workers
+
+
+def _room_on_gpus(node: Node, gpus_per_worker: float) -> float:
+    """How many workers a node's GPUs hold. A share is always one of a single GPU: Ray splits none over two."""
+    if gpus_per_worker == 0:
+        return float("inf")
+    if gpus_per_worker < 1:
+        return node.gpus * int(1 / gpus_per_worker + 1e-9)
+    return node.gpus // gpus_per_worker
 
 
 def quiet_environment() -> None:

@@ -11,8 +11,9 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import TypeAdapter
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from simlap.config import Experiment, validate, yaml
 from simlap.config.schema import Data
-from simlap.data.splits import Splits, inspect_data, load_splits
+from simlap.data.shared import shared_splits
+from simlap.data.splits import Splits
 from simlap.errors import DataError
 from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result
+from simlap.run.device import explain_out_of_memory, set_memory_share, set_threads
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
@@ -100,8 +103,8 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     On success `result.json` is written, then the end of the journal. On an error the journal ends with it and it is raised.
     """
     experiment = task.parsed()
-    # set explicitly: Ray sets OMP_NUM_THREADS, and the sum of floats depends on the number of threads
-    torch.set_num_threads(experiment.resources.cpus_per_worker)
+    set_threads(experiment.resources.cpus_per_worker)
+    set_memory_share(world.device, experiment.resources.gpus_per_worker)
     torch.backends.cudnn.deterministic = True
     cell = cell_storage(Storage(task.storage), task.cell_id)
     attempt = next_attempt(cell)
@@ -121,30 +124,43 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
         store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
-        for progress in fit(
-            experiment,
-            splits,
-            world=world,
-            store=store,
-            reporter=reporter,
-            stop=stop,
-            known_evaluations=frozenset(known),
-            start=_start(task, experiment, store),
-        ):
-            epoch = progress.epoch
-            if progress.finished and journal:
-                _write_result(cell, progress, {**known, **reporter.evaluations})
-                if result is not None:
-                    add_protocols(cell, task.experiment["evaluate"])
-                journal.end("done", epoch)
-            elif progress.stopped and journal:
-                journal.end("interrupted", epoch, reason="asked to stop")
-            yield progress
+        training = cast(
+            "Generator[Progress]",
+            fit(
+                experiment,
+                splits,
+                world=world,
+                store=store,
+                reporter=reporter,
+                stop=stop,
+                known_evaluations=frozenset(known),
+                start=_start(task, experiment, store),
+            ),
+        )
+        with closing(training):  # a caller that goes away leaves when the last checkpoint is durable
+            for progress in training:
+                epoch = progress.epoch
+                if progress.finished and journal:
+                    _write_result(cell, progress, {**known, **reporter.evaluations})
+                    if result is not None:
+                        add_protocols(cell, task.experiment["evaluate"])
+                    journal.end("done", epoch)
+                elif progress.stopped and journal:
+                    journal.end("interrupted", epoch, reason="asked to stop")
+                yield progress
+    except torch.OutOfMemoryError as error:
+        explained = explain_out_of_memory(experiment, world.device, world.size)
+        _end_failed(journal, epoch, explained, error)
+        raise explained from error
     except Exception as error:
-        if journal:
-            text = "".join(traceback.format_exception(error))
-            journal.end("failed", epoch, reason=f"{type(error).__name__}: {error}", error=text)
+        _end_failed(journal, epoch, error)
         raise
+
+
+def _end_failed(journal: Journal | None, epoch: int, error: Exception, cause: Exception | None = None) -> None:
+    if journal:
+        text = "".join(traceback.format_exception(cause or error))
+        journal.end("failed", epoch, reason=f"{type(error).__name__}: {error}", error=text)
 
 
 def _start(task: CellTask, experiment: Experiment, store: CheckpointStore) -> dict[str, Tensor] | None:
@@ -183,13 +199,14 @@ def _write_result(cell: Storage, progress: Progress, evaluations: dict[str, dict
 
 @functools.lru_cache(maxsize=2)
 def _cached_splits(data_json: str, fingerprint: str | None) -> Splits:
-    """Decoded once per process: cells in a warm actor share it. It must be the data that the cell is named by."""
+    """Mapped once per process: cells in a warm actor share it. It must be the data that the cell is named by."""
     data: Data = TypeAdapter(Data).validate_json(data_json)
-    if fingerprint is not None and (found := inspect_data(data).fingerprint) != fingerprint:
-        raise DataError(
-            f"the data has changed since the run was planned: its fingerprint is {found}, not {fingerprint}"
-        )
-    return load_splits(data)
+    try:
+        return shared_splits(data, fingerprint)
+    except DataError as error:
+        if error.key == "data.fingerprint" and data.fingerprint is None:
+            raise DataError(f"the data has changed since the run was planned: {error}") from error
+        raise
 
 
 def _device(world: World) -> str:

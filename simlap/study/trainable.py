@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,8 @@ from simlap.run.worker import CellTask, run_cell
 from simlap.study.plan import Plan, PlannedCell
 from simlap.train import loop
 from simlap.train.world import World
+
+_log = logging.getLogger("simlap.study")
 
 
 def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +46,13 @@ def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any]) -> d
 
 
 class CellTrainable(tune.Trainable):
-    """A warm actor: one cell after another, an epoch a step."""
+    """A warm actor: one cell after another, an epoch a step.
 
-    _epochs: Iterator[loop.Progress] | None = None
+    A cell that raises ends its actor: Tune keeps actors of trials without errors only. So no cell follows one that ran out of
+    memory.
+    """
+
+    _epochs: Generator[loop.Progress] | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -55,6 +62,7 @@ class CellTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._leave()
         task = CellTask(**config["cell"]["task"])
         gpu = config["cell"]["gpus"] > 0 and torch.cuda.is_available()
         self._metric = config["cell"]["metric"]
@@ -78,7 +86,17 @@ class CellTrainable(tune.Trainable):
         return result
 
     def cleanup(self) -> None:
-        self._epochs = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let the cell before go, with the memory it holds; its last checkpoint is durable then."""
+        epochs, self._epochs = self._epochs, None
+        if epochs is None:
+            return
+        try:
+            epochs.close()
+        except Exception:  # noqa: BLE001 - it is in that cell's journal, and not the next cell's fault
+            _log.exception("cell %s could not be left in order", self._cell_id)
 
 
 def train_driver(config: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simlap.config import Experiment, load_experiment, yaml
-from simlap.data.splits import load_splits
+from simlap.data.shared import shared_splits
 from simlap.errors import ConfigError, UserError
 from simlap.storage import Storage
 from simlap.train.check import Stage, check_experiment
@@ -128,7 +128,7 @@ def _run(stage: Stage, folder: Storage, before: Storage | None, world: World, in
     files = _Files(folder, first)
     for progress in fit(
         experiment,
-        load_splits(experiment.data),
+        shared_splits(experiment.data, stage.info.fingerprint),
         world=world,
         store=CheckpointStore(folder.child("checkpoints"), keep=experiment.checkpoint.keep),
         reporter=files,

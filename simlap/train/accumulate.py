@@ -15,6 +15,7 @@ from torch import Tensor
 from simlap import rng
 from simlap.data.batch import Batch
 from simlap.methods.base import Method, StepOutput
+from simlap.train.seeding import seed
 from simlap.train.world import World
 
 _BUCKET = 25 * 2**20
@@ -49,18 +50,18 @@ def backward_in_parts(
     features = []
     with torch.no_grad(), autocast:
         for i, part in enumerate(images):
-            torch.manual_seed(rng.key(key, "part", i))
+            seed(rng.key(key, "part", i), batch.labels.device)
             features.append(model.backbone(part))
     for buffer, value in zip(model.backbone.buffers(), before, strict=True):
         buffer.copy_(value)
     h = torch.cat(features).requires_grad_()  # [b, d]
-    torch.manual_seed(key)
+    seed(key, batch.labels.device)
     with autocast:
         output = model.criterion(h, batch, noise)
     output.loss.backward()
     assert h.grad is not None
     for i, (part, gradient) in enumerate(zip(images, h.grad.tensor_split(parts), strict=True)):
-        torch.manual_seed(rng.key(key, "part", i))
+        seed(rng.key(key, "part", i), batch.labels.device)
         with autocast:
             again = model.backbone(part)
         again.backward(gradient)

@@ -12,7 +12,7 @@ from simlap.config.schema import KNN, Collapse, Evaluation, Experiment, FineTune
 from simlap.data.hierarchy import check_hierarchy, semantic_distances, top_groups
 from simlap.data.splits import ImageSet, Splits, inspect_data
 from simlap.evaluate.cache import FeatureCache, features_id
-from simlap.evaluate.collapse import collapse_metrics
+from simlap.evaluate.collapse import collapse_metrics, effective_rank, spectrum
 from simlap.evaluate.gate_analysis import GateAnalysis, analyse_gates
 from simlap.evaluate.knn import knn_top1
 from simlap.evaluate.linear import LinearClassifier, fit_lbfgs, fit_sgd
@@ -131,7 +131,7 @@ class Evaluator:
         with evaluating(self.model):
             z = self.model.embed(features)  # [n, D]
         if z is not None:
-            values["embedding_effective_rank"] = collapse_metrics(z, labels)["effective_rank"]
+            values["embedding_effective_rank"] = effective_rank(spectrum(z.double()))
         metrics = {f"collapse/{name}": value for name, value in values.items()} if split == self.selection else {}
         if split == "test":
             metrics |= {f"test/collapse_{name}": value for name, value in values.items()}

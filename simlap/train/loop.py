@@ -15,8 +15,11 @@ from simlap.config import Experiment, evaluation_id
 from simlap.data.splits import Splits
 from simlap.train.checkpoint import Checkpoint, CheckpointStore
 from simlap.train.evaluate import DivergedError, Evaluator
+from simlap.train.memory import keep_freed_memory
 from simlap.train.optim import learning_rate
+from simlap.train.saving import Saver
 from simlap.train.step import TrainState, build, train_epoch
+from simlap.train.stopping import Stopping
 from simlap.train.world import World
 
 
@@ -42,6 +45,7 @@ class Progress:
     finished: bool = False
     stopped: bool = False
     checkpoint: Checkpoint | None = None
+    """The newest one that is durable: of this epoch at the end and where it was stopped, else perhaps of an earlier one."""
 
 
 def fit(
@@ -57,8 +61,9 @@ def fit(
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint to the last epoch, then evaluate on the test split.
 
-    Yields after every epoch (its row reported, its checkpoint durable) and at the end. `stop` is asked between steps; a
-    stopped run saves its state, where the experiment says so, and yields `stopped`.
+    Yields after every epoch, its row reported, and at the end, its last checkpoint durable. Checkpoints are written while the
+    next epoch trains, and are durable when the iterator is closed; what goes wrong there is raised at the end of an epoch.
+    `stop` is asked between steps; a stopped run saves its state, where the experiment says so, and yields `stopped`.
 
     Args:
         experiment: the stage to run; earlier stages are over, and known by `start`.
@@ -73,18 +78,36 @@ def fit(
     Raises:
         DivergedError: the loss became NaN or infinite.
         ConfigError: weights to start from that do not fit.
+        OSError: a checkpoint could not be written.
     """
+    if world.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = _newest(store, world)
     state = build(experiment, splits, world, start, checkpoint)
     reporter.start(state.epoch, state.step)
-    epochs = experiment.train.epochs
+    saver = Saver(store if world.rank == 0 else None, checkpoint)
+    try:
+        yield from _train(state, splits, saver, reporter, Stopping(world, stop), known_evaluations)
+    finally:
+        saver.close()
+
+
+def _train(
+    state: TrainState,
+    splits: Splits,
+    saver: Saver,
+    reporter: Reporter,
+    stop: Stopping,
+    known_evaluations: frozenset[str],
+) -> Iterator[Progress]:
+    experiment, world, epochs = state.experiment, state.world, state.experiment.train.epochs
     evaluator = Evaluator(state.evaluated, splits, world, experiment)
     while state.epoch < epochs:
         started, first_step = time.perf_counter(), state.step
         if not train_epoch(state, stop):
             if experiment.checkpoint.on_stop:
-                checkpoint = _save(state, store)
-            yield Progress(state.epoch, {}, stopped=True, checkpoint=checkpoint)
+                saver.save(state.snapshot())
+            yield Progress(state.epoch, {}, stopped=True, checkpoint=saver.wait())
             return
         metrics = _epoch_metrics(state)
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
@@ -99,17 +122,13 @@ def fit(
             "time/images_per_s": (state.loader.steps_per_epoch - first_step) * rows / (trained - started),
         }
         reporter.epoch(state.epoch, metrics)
-        due = state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == epochs
-        if due:
-            checkpoint = _save(state, store)
-        yield Progress(state.epoch, metrics, checkpoint=checkpoint)
+        if state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == epochs:
+            saver.save(state.snapshot())
+        yield Progress(state.epoch, metrics, checkpoint=saver.newest())
+    stop.finish()
+    checkpoint = saver.wait()
     final = _final_evaluation(state, evaluator, reporter, checkpoint, known_evaluations)
     yield Progress(state.epoch, final, finished=True, checkpoint=checkpoint)
-
-
-def _save(state: TrainState, store: CheckpointStore) -> Checkpoint:
-    snapshot = state.snapshot()
-    return store.save(snapshot) if state.world.rank == 0 else snapshot
 
 
 def _epoch_metrics(state: TrainState) -> dict[str, float]:

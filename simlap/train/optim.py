@@ -16,6 +16,7 @@ from simlap.config.schema import Optim
 from simlap.errors import ConfigError
 
 Group = dict[str, Any]
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 # arguments that settings of their own decide
 _RESERVED = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "momentum": "optim.momentum", "params": None}
 
@@ -98,7 +99,24 @@ def create_optimizer(groups: Iterable[Group], config: Optim) -> torch.optim.Opti
             )
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError("needs second derivatives, which are not computed", key="optim.name", value=config.name)
+    _fuse(optimizer)
     return optimizer
+
+
+def _fuse(optimizer: torch.optim.Optimizer) -> None:
+    """One kernel for all of a step, where torch has one. It takes gradients and state to lie in memory as the parameter does:
+    torch sees to the former, `place_like_parameters` to the latter."""
+    chosen = any(optimizer.defaults.get(name) for name in ("foreach", "capturable", "differentiable"))
+    devices = {parameter.device.type for group in optimizer.param_groups for parameter in group["params"]}
+    if (
+        type(optimizer) in _FUSED
+        and optimizer.defaults.get("fused") is None
+        and not chosen
+        and devices <= {"cpu", "cuda"}
+    ):
+        optimizer.defaults["fused"] = True
+        for group in optimizer.param_groups:
+            group["fused"] = True
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:

@@ -24,6 +24,8 @@ from simlap.train.accumulate import average_gradients, backward_in_parts
 from simlap.train.checkpoint import Checkpoint, optimizer_state_dict, optimizer_tensors
 from simlap.train.distributed import convert_sync_batchnorm
 from simlap.train.optim import build_optimizer, learning_rate, place_like_parameters, set_learning_rate
+from simlap.train.padding import skip_padding
+from simlap.train.seeding import seed
 from simlap.train.weights import EMA_PREFIX, load_backbone, read_backbone
 from simlap.train.world import World
 
@@ -57,7 +59,7 @@ class TrainState:
     epoch: int = 0
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """This worker's float64 sums over the finished steps of the epoch under way."""
+    """This worker's float64 sums over the finished steps of the epoch under way, as `train_epoch` has left them."""
 
     @property
     def parts(self) -> int:
@@ -141,6 +143,8 @@ def build(
     model.to(world.device)
     if experiment.train.channels_last:
         model.backbone.to(memory_format=torch.channels_last)
+    if world.device.type == "cpu":
+        skip_padding(model.backbone)
     if world.size > 1:
         convert_sync_batchnorm(model)  # in place: the module itself is no batch norm
     ema = None
@@ -204,12 +208,18 @@ def _start(model: Method, experiment: Experiment, start: Mapping[str, Tensor] | 
 
 
 def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> bool:
-    """Train from `state.step` to the end of the epoch. False where `stop` said so before the end."""
-    experiment, world, loader = state.experiment, state.world, state.loader
+    """Train from `state.step` to the end of the epoch. False where `stop` said so before the end.
+
+    `stop` is asked before every step and must give all workers the same answer: see `simlap.train.stopping`.
+    """
+    experiment, loader = state.experiment, state.loader
     state.wrapped.train()
+    names, total = [*state.sums], torch.stack([*state.sums.values()]) if state.sums else None
+    stopped = False
     for batch in loader.batches(state.epoch, start_step=state.step):
-        if world.any(stop()):
-            return False
+        if stop():
+            stopped = True
+            break
         rate = learning_rate(
             experiment.optim,
             state.steps_done,
@@ -218,13 +228,16 @@ def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> 
         )
         set_learning_rate(state.optimizer, rate)
         metrics = train_step(state, batch).metrics
-        for name, value in metrics.items():
-            state.sums[name] = state.sums[name] + value if name in state.sums else value.double()
+        values = torch.stack([*metrics.values()])  # one addition for all of them, and none is waited for
+        total = values.double() if total is None else total.add_(values)
+        names = [*metrics]
         state.step += 1
         if state.ema is not None:
             # the first update copies: the average begins with weights that have seen data
             state.ema.update(state.model, step=state.steps_done)
-    return True
+    if total is not None:
+        state.sums = dict(zip(names, total.unbind(), strict=True))
+    return not stopped
 
 
 def train_step(state: TrainState, batch: Batch) -> StepOutput:
@@ -235,7 +248,7 @@ def train_step(state: TrainState, batch: Batch) -> StepOutput:
         # averaged over workers already, so every worker finds the same norm
         nn.utils.clip_grad_norm_(model.parameters(), experiment.optim.clip_grad)
     # some optimisers draw: the same on every worker
-    torch.manual_seed(rng.key(experiment.seed, "optimizer", state.epoch, state.step))
+    seed(rng.key(experiment.seed, "optimizer", state.epoch, state.step), state.world.device)
     optimizer.step()
     return output
 
@@ -247,7 +260,7 @@ def gradients(state: TrainState, batch: Batch) -> StepOutput:
         batch = batch.with_images(batch.images.contiguous(memory_format=torch.channels_last))
     # dropout and the like draw from the global generator: keyed too, so that a resumed step draws what it drew before
     key = rng.key(experiment.seed, "step", state.epoch, state.step, world.rank)
-    torch.manual_seed(key)
+    seed(key, world.device)
     noise = _noise(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=experiment.precision == "bf16")

@@ -7,7 +7,8 @@ import functools
 from pydantic import TypeAdapter
 
 from simlap.config.schema import Data, Experiment
-from simlap.data.splits import Splits, load_splits
+from simlap.data.shared import shared_splits
+from simlap.data.splits import Splits
 
 
 def transfer_experiment(experiment: Experiment, data: Data) -> Experiment:
@@ -34,4 +35,4 @@ def transfer_splits(experiment: Experiment, pretraining: Splits) -> Splits:
 @functools.lru_cache(maxsize=1)
 def _load(data_json: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Splits:
     data: Data = TypeAdapter(Data).validate_json(data_json)
-    return load_splits(data, channels=channels, mean=mean, std=std)
+    return shared_splits(data, channels=channels, mean=mean, std=std)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.distributed import methods, network, primitives
+from tests.distributed import methods, network, primitives, ring
 from tests.distributed.spawn import run_workers
 
 
@@ -15,13 +15,14 @@ class Runs(NamedTuple):
     size: int
     """Rows of the global batch."""
     workers: list[dict[str, Any]]
-    """What `work` of the network, the methods and the primitives returned, by rank."""
+    """What `work` of the network, the methods, the ring and the primitives returned, by rank."""
 
 
 def work(rank: int, world_size: int, size: int) -> dict[str, Any]:
     return {
         "network": network.work(rank, world_size, size),
         "methods": methods.work(),
+        "ring": ring.work(rank, world_size, size),
         **primitives.work(rank, world_size, size),
     }
 

@@ -74,6 +74,16 @@ def _cases() -> dict[str, Experiment]:
     cases["fuse, noisy gates, pk"] = tiny_method(
         "fuse", method__gate=GATES["logistic"], method__gate_penalty=0.1, data__sampling=PK, **common
     )
+    ring: dict[str, Any] = {"train__keys": "ring", **common}
+    cases["simlap, ring, learnt temperature, views"] = tiny(
+        method__gate=GATES["stochastic"],
+        method__learn_temperature=True,
+        method__keep_self=False,
+        data__augment__views=2,
+        **ring,
+    )
+    cases["simlap, ring, masked dot"] = tiny(method__gate=GATES["sigmoid"], method__similarity="masked_dot", **ring)
+    cases["fuse, ring"] = tiny_method("fuse", **ring)
     return cases
 
 

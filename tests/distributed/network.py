@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from simlap.losses import count_positives, subspace_info_nce
 from simlap.nn import Projector
 from simlap.nn.backbone import Conv3
-from simlap.nn.filter import StochasticFilter
+from simlap.nn.learnt_filter import StochasticFilter
 from simlap.train.distributed import all_gather_with_gradient, convert_sync_batchnorm
 
 NUM_CLASSES, EMBED_DIM = 4, 6
@@ -49,14 +49,14 @@ class Network(nn.Module):
         h = self.backbone(rows.images)
         z = self.projector(h)
         keys, key_labels = all_gather_with_gradient(z), all_gather_with_gradient(rows.labels)
-        gates, regulariser = self.filter(rows.labels, rows.pair_labels, rows.noise)
+        gate = self.filter(rows.labels, rows.pair_labels, rows.noise)
         positives = count_positives(rows.labels, rows.pair_labels, key_labels)
         if world_size > 1:
             dist.all_reduce(positives)
         labels = (rows.labels, rows.pair_labels, key_labels)
-        loss = subspace_info_nce(z, keys, gates, *labels, num_positives=positives)
+        loss = subspace_info_nce(z, keys, gate.gates, *labels, num_positives=positives)
         probe = F.cross_entropy(self.probe(h.detach()), rows.labels, reduction="sum") / global_size
-        total: Tensor = world_size * (loss + probe + regulariser / global_size)  # DDP averages
+        total: Tensor = world_size * (loss + probe + gate.regulariser / global_size)  # DDP averages
         return total
 
 

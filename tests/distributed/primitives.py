@@ -53,6 +53,18 @@ def norm_case(name: str, size: int, shard: slice, convert: bool) -> dict[str, Te
     return found
 
 
+def rows_on_one_worker(size: int) -> dict[str, Tensor]:
+    """Output and gradients of all rows on rank 0, and of none on the others."""
+    module = convert_sync_batchnorm(nn.BatchNorm2d(4).double())
+    mine = slice(None) if dist.get_rank() == 0 else slice(0)
+    x = numbers(size, 4, 3, 2)[mine].requires_grad_()
+    out = module(x)
+    out.backward(numbers(size, 4, 3, 2, seed=1)[mine])
+    assert x.grad is not None
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {"out": out.detach(), "x.grad": x.grad, **gradients}
+
+
 def gather_case(rank: int, world_size: int, size: int) -> dict[str, Any]:
     """Rows [b, 2, 3] of this worker, gathered; the gradient of a sum that every worker weighs differently."""
     x = numbers(size, 2, 3)[rank::world_size].requires_grad_()
@@ -94,5 +106,6 @@ def work(rank: int, world_size: int, size: int) -> dict[str, Any]:
     return {
         "norms": {name: norm_case(name, size, shard, convert=True) for name in NORMS},
         "gather": gather_case(rank, world_size, size),
+        "rows on one worker": rows_on_one_worker(size),
         "one value": one_value_per_channel(),
     }

@@ -28,7 +28,8 @@ def test_workers_compute_what_one_process_computes(runs: Runs, alone: Found, cas
     workers, one = [worker["methods"][case] for worker in runs.workers], alone[case]
     for worker in workers:
         assert worker["gradients"].keys() == one["gradients"].keys()
-        assert relative(worker["gradients"], one["gradients"]) <= 1e-9
+        # 1e-15 of the largest gradient, where a bias before a batch norm has none of its own, over the floor of 1e-6
+        assert relative(worker["gradients"], one["gradients"]) <= 5e-9
     for name, expected in one["metrics"].items():
         total = sum(worker["metrics"][name].double() for worker in workers)
         counted = name.startswith("gate/") or name == "train/probe_top1"  # in float32

@@ -57,5 +57,19 @@ def test_batch_norm_is_that_of_the_global_batch(runs: Runs, name: str) -> None:
             torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance, msg=f"{name}, {key}")
 
 
+def test_batch_norm_of_workers_without_rows(runs: Runs) -> None:
+    norm = torch.nn.BatchNorm2d(4).double()
+    x = primitives.numbers(runs.size, 4, 3, 2).requires_grad_()
+    out = norm(x)
+    out.backward(primitives.numbers(runs.size, 4, 3, 2, seed=1))
+    first, *others = [worker["rows on one worker"] for worker in runs.workers]
+    for key, expected in {"out": out, "x.grad": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}.items():
+        assert expected is not None
+        torch.testing.assert_close(first[key], expected.detach(), rtol=1e-12, atol=1e-12)
+        for other in others:
+            assert float(other[key].abs().sum()) == 0.0
+            assert other[key].shape[1:] == expected.shape[1:]
+
+
 def test_one_value_per_channel_over_all_workers_is_refused(runs: Runs) -> None:
     assert all("more than 1 value" in worker["one value"] for worker in runs.workers)

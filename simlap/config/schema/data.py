@@ -110,6 +110,24 @@ class PKSampling(Strict):
 Sampling = Annotated[UniformSampling | PKSampling, Field(discriminator="kind")]
 
 
+class Streaming(Strict):
+    """Images are decoded while training goes on, for datasets that do not fit into memory.
+
+    Shuffling keeps to the shards: an epoch's order is one of blocks of neighbouring images, and the images of `window` blocks
+    are shuffled together.
+    """
+
+    workers: Count = 4
+    """Threads that decode, for each worker. Not part of a run's identity."""
+    prefetch: Count = 4
+    """Batches that are decoded ahead. Not part of a run's identity."""
+    block: Count = 1024
+    """Neighbouring images that are read together, at least: a shard's row groups are not cut. Image files have no neighbours and
+    are shuffled as in memory."""
+    window: Count = 16
+    """Blocks whose images are shuffled together, and whose encoded images are held in memory."""
+
+
 class _Data(Strict):
     image_size: Count
     """Side of the network's input."""
@@ -134,6 +152,8 @@ class _Data(Strict):
     """Mean per channel, of pixels in [0, 1] (default: of the training part)."""
     std: tuple[Positive, ...] | None = None
     """Standard deviation per channel (default: of the training part)."""
+    streaming: Streaming | None = None
+    """Decode images while training goes on, instead of all of them before (default: all before; they are kept in memory)."""
     fingerprint: str | None = None
     """Of the data; given, data that differ are an error. In records, simlap fills in those of the datasets of `transfer`."""
 

@@ -70,6 +70,13 @@ class Train(Strict):
     """Let torch.compile compile the backbone. Not part of a run's identity."""
     channels_last: bool = False
     """Memory order of images and convolutions. Not part of a run's identity."""
+    loss: Literal["auto", "plain", "compiled", "chunked", "fused"] = "auto"
+    """How the subspace InfoNCE is computed. `auto`: `chunked`, the fastest that has been measured. `plain`: two matrix products
+    and autograd; `compiled`: the same through torch.compile; `chunked`: by blocks, in memory that grows with the number of keys;
+    `fused`: Triton kernels on CUDA, not yet tried on a GPU. Not part of a run's identity."""
+    keys: Literal["gather", "ring"] = "gather"
+    """How workers share keys: all hold all of them, or they go round in a ring and no worker ever does (method.kind: simlap and
+    fuse). Not part of a run's identity."""
 
 
 class Checkpointing(Strict):

@@ -1,84 +1,163 @@
-"""Pillow's `Image.transform(AFFINE)` and `Image.rotate` in batches."""
+"""Pillow's `Image.transform(AFFINE)` and `Image.rotate` in batches.
+
+Equal to Pillow's, but for a grey level where float32 falls on the other side of a whole number. Sums are made of separate
+products and additions in the order of the taps, so that a row's result is the same in any batch. What falls outside of the
+image is 0 here until its grey level is added: `torch.where` and truth values take a CPU longer than arithmetic.
+"""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simlap.data.augment.device import constant
 from simlap.data.augment.geometry import Interpolation
 
-Axes = Literal["x", "y", "xy"]
 # Pillow truncates; a whole number that comes out a rounding error too small must not lose a grey level
 _SLACK = 1e-3
 
 
-def affine(
-    images: Tensor, coefficients: Tensor, fill: tuple[float, ...], interpolation: Interpolation, axes: Axes
-) -> Tensor:
+def affine(images: Tensor, coefficients: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
     """Each pixel (x, y) of the result is taken from (a x + b y + c, d x + e y + f), in pixels, centres at 0.5.
 
     Args:
         images: uint8 [n, c, s, s].
-        coefficients: [n, 6] a to f on the images' device. With `axes` x only b and c count (a is 1, y stays), with y only d
-            and f.
-        fill: c grey levels, where the source is outside of the image.
+        coefficients: [n, 6] a to f on the images' device.
+        fill: float32 [c] grey levels on the images' device, where the source is outside of the image.
         interpolation: Pillow's kernels of `transform` (its bicubic has a = -1).
-        axes: which coordinates change. One needs 4 pixels for each of the result where both need 16.
 
     Returns:
-        uint8 [n, c, s, s]. As Pillow's, but for a grey level where float32 falls on the other side of a whole number.
+        uint8 [n, c, s, s].
     """
-    count, channels, size = images.shape[:3]
-    pixel = torch.arange(size, device=images.device, dtype=torch.int32)
-    across, down = pixel + 0.5, (pixel + 0.5)[:, None]  # [s], [s, 1]
-    a, b, c, d, e, f = coefficients[:, :, None, None].unbind(1)  # [n, 1, 1] each
-    # an axis that stays has one tap, of weight 1; shifts of one axis are constant along it
-    x_pixels, y_pixels = pixel[:, None], pixel[:, None, None]  # [s, 1], [s, 1, 1]
-    x_weights = y_weights = torch.ones(1, device=images.device)
-    inside = torch.ones(1, dtype=torch.bool, device=images.device)
-    if axes != "y":
-        shift = b * down + c if axes == "x" else (a - 1) * across + b * down + c  # [n, s, 1] or [n, s, s]
-        x_pixels, x_weights, within = _taps(pixel, shift, size, interpolation)
-        inside = inside & within
-    if axes != "x":
-        shift = d * across + f if axes == "y" else d * across + (e - 1) * down + f  # [n, 1, s] or [n, s, s]
-        y_pixels, y_weights, within = _taps(pixel[:, None], shift, size, interpolation)
-        inside = inside & within
-    first = (torch.arange(count, device=images.device, dtype=torch.int32) * size**2).view(-1, 1, 1, 1)
-    index = (y_pixels * size + first)[..., None] + x_pixels[..., None, :]  # [n, s, s, k, k]
-    weight = (y_weights[..., None] * x_weights[..., None, :]).expand(index.shape)
-    taps = index.shape[-2] * index.shape[-1]
-    # a weighted sum of pixels for each pixel of the result, each sum on its own, in the order of its taps
-    table = images.permute(0, 2, 3, 1).reshape(-1, channels).to(torch.float32)  # [n*s*s, c]
-    result = F.embedding_bag(index.reshape(-1, taps), table, mode="sum", per_sample_weights=weight.reshape(-1, taps))
-    result = result.add_(_SLACK).clamp_(0, 255).view(count, size, size, channels)
-    result = torch.where(inside[..., None], result, constant(fill, images.device))
-    return result.to(torch.uint8).permute(0, 3, 1, 2)
+    size = images.shape[-1]
+    centre = torch.arange(size, device=images.device) + 0.5
+    # of x and y, as shifts: an axis that stays has one of exactly 0
+    own = coefficients.view(-1, 2, 3) - torch.eye(2, 3, device=images.device)
+    across, down, offset = own[..., None, None].unbind(2)  # [n, 2, 1, 1]: a - 1 and d, b and e - 1, c and f
+    shift = across * centre + down * centre[:, None] + offset  # [n, 2, s, s]
+    base = shift.floor()
+    first, weights = _weights(shift - base, interpolation)
+    itself = torch.stack((centre.expand(size, size), centre[:, None].expand(size, size)))  # [2, s, s]
+    inside = _inside(shift + itself, size).prod(1, keepdim=True)  # [n, 1, s, s]
+    # the pixel below the source, in an image of s + 1 pixels from -1 on that spans [-1, 1]
+    place = (base + itself).add_(0.5).mul_(2 / size).sub_(1).permute(0, 2, 3, 1)  # [n, s, s, 2]
+    padded = F.pad(images.to(torch.float32) - fill.view(-1, 1, 1), (2, 2, 2, 2), mode="replicate")
+    gather = _tap_by_tap if images.device.type == "cpu" else _all_taps
+    result = gather(padded, place, first, [(weight[:, 1], weight[:, 0]) for weight in weights])
+    return _finished(result.mul_(inside), fill)
 
 
-def _taps(pixel: Tensor, shift: Tensor, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a result at `pixel` of an axis comes from, `shift` pixels further.
+def _tap_by_tap(padded: Tensor, place: Tensor, first: int, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sums over taps, in parts that a CPU's caches hold.
 
     Args:
-        pixel: int32, broadcastable with `shift` to [n, s, s].
+        padded: float32 [n, c, s + 4, s + 4], two more pixels on each side.
+        place: [n, s, s, 2] of the pixel below the source, for `grid_sample`, in an image of s + 1 pixels from -1 on.
+        first: the first tap, counted from that pixel.
+        weights: of the taps, [n, s, s] for rows and for columns.
 
     Returns:
-        int32 [n, s, s, k] pixels of the axis; their weights, shaped as `shift` and [k]; whether the source is in the image.
+        float32 [n, c, s, s].
     """
-    base = shift.floor()
-    t = shift - base
+    extent = padded.shape[-1] - 3
+    result = torch.zeros((*padded.shape[:2], extent - 1, extent - 1), device=padded.device)
+    # a tap is that same place in an image that begins some pixels further
+    for row, (of_row, _) in enumerate(weights, 1 + first):
+        for column, (_, of_column) in enumerate(weights, 1 + first):
+            part = padded[..., row : row + extent, column : column + extent]
+            taken = F.grid_sample(part, place, mode="nearest", padding_mode="zeros", align_corners=True)
+            result += taken.mul_((of_row * of_column)[:, None])
+    return result
+
+
+def _all_taps(padded: Tensor, place: Tensor, first: int, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """`_tap_by_tap` in one step, for a GPU."""
+    extent, taps = padded.shape[-1] - 3, slice(1 + first, 1 + first + len(weights))
+    windows = (
+        padded.unfold(2, extent, 1).unfold(3, extent, 1)[:, :, taps, taps].flatten(2, 3)
+    )  # [n, c, k*k, s + 1, s + 1]
+    taken = F.grid_sample(windows.flatten(1, 2), place, mode="nearest", padding_mode="zeros", align_corners=True)
+    rows, columns = (torch.stack(of, dim=1) for of in zip(*weights, strict=True))  # [n, k, s, s]
+    weight = (rows[:, :, None] * columns[:, None]).flatten(1, 2)
+    return taken.view(*windows.shape[:3], extent - 1, extent - 1).mul_(weight[:, None]).sum(2)
+
+
+def shift_columns(images: Tensor, shifts: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
+    """`affine` where each column moves along itself, with a quarter of the taps and a window for all of a column's.
+
+    Args:
+        images: uint8 [n, c, s, s].
+        shifts: [n, s] for each column, pixels that its source lies further down.
+        fill, interpolation: as for `affine`.
+
+    Returns:
+        uint8 [n, c, s, s].
+    """
+    size = images.shape[-1]
+    base = shifts.floor()
+    first, weights = _weights(shifts - base, interpolation)
+    count, channels, taps = len(images), images.shape[1], len(weights)
+    window = torch.arange(
+        first, first + size + taps - 1, device=images.device, dtype=torch.int32
+    )  # all that a column needs
+    index = (base.to(torch.int32)[:, None] + window[:, None]).clamp_(0, size - 1).mul_(size)  # [n, s + k - 1, s]
+    index += torch.arange(size, device=images.device, dtype=torch.int32)
+    plane = (
+        torch.arange(count * channels, device=images.device, dtype=torch.int32).view(count, channels, 1, 1) * size**2
+    )
+    levels = images.to(torch.float32) - fill.view(-1, 1, 1)
+    taken = levels.view(-1).index_select(0, (index[:, None] + plane).view(-1)).view(count, channels, -1, size)
+    inside = _inside((torch.arange(size, device=images.device) + 0.5)[:, None] + shifts[:, None], size)  # [n, s, s]
+    shares = torch.stack(weights, dim=1)[:, :, None] * inside[:, None]  # [n, k, s, s]
+    result = torch.zeros(images.shape, device=images.device)
+    for tap in range(taps):
+        result += taken[:, :, tap : tap + size] * shares[:, tap, None]
+    return _finished(result, fill)
+
+
+def shift_lines(images: Tensor, shifts: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
+    """`affine` where all columns move by the same: whole lines are taken.
+
+    Args:
+        images: uint8 [n, c, s, s].
+        shifts: [n] pixels that the source lies further down.
+        fill, interpolation: as for `affine`.
+
+    Returns:
+        uint8 [n, c, s, s].
+    """
+    count, channels, size = images.shape[:3]
+    base = shifts.floor()
+    first, weights = _weights(shifts - base, interpolation)
+    window = torch.arange(first, first + size + len(weights) - 1, device=images.device)
+    index = (base.to(torch.int64)[:, None] + window).clamp_(0, size - 1)  # [n, s + k - 1]
+    plane = torch.arange(count * channels, device=images.device).view(count, channels, 1) * size
+    levels = images.to(torch.float32) - fill.view(-1, 1, 1)
+    taken = levels.view(-1, size).index_select(0, (index[:, None] + plane).view(-1)).view(count, channels, -1, size)
+    result = torch.zeros(images.shape, device=images.device)
+    for tap, weight in enumerate(weights):
+        result += taken[:, :, tap : tap + size] * weight[:, None, None, None]
+    inside = _inside(torch.arange(size, device=images.device) + 0.5 + shifts[:, None], size)  # [n, s]
+    return _finished(result.mul_(inside[:, None, :, None]), fill)
+
+
+def _inside(position: Tensor, size: int) -> Tensor:
+    """1 in the image, 0 outside. Changes `position`."""
+    return position.clone().ge_(0).mul_(position.lt_(size))
+
+
+def _finished(result: Tensor, fill: Tensor) -> Tensor:
+    return result.add_((fill + _SLACK).view(-1, 1, 1)).clamp_(0, 255).to(torch.uint8)
+
+
+def _weights(t: Tensor, interpolation: Interpolation) -> tuple[int, list[Tensor]]:
+    """The first tap, counted from the pixel below the source, and the taps' weights.
+
+    Args:
+        t: how far the source lies beyond that pixel.
+    """
     if interpolation == "bilinear":
-        first, weights = 0, [1 - t, t]
-    else:
-        # Pillow's BICUBIC macro, sorted by pixel
-        square, cube = t * t, t * t * t
-        first, weights = -1, [2 * square - cube - t, 1 - 2 * square + cube, t + square - cube, cube - square]
-    offsets = torch.arange(first, first + len(weights), device=shift.device, dtype=torch.int32)
-    source = pixel + base.to(torch.int32)
-    pixels = (source[..., None] + offsets).clamp_(0, size - 1)
-    position = pixel + 0.5 + shift
-    return pixels, torch.stack(weights, dim=-1), (position >= 0) & (position < size)
+        return 0, [1 - t, t]
+    # Pillow's BICUBIC macro, sorted by pixel
+    square, cube = t * t, t * t * t
+    return -1, [2 * square - cube - t, 1 - 2 * square + cube, t + square - cube, cube - square]

@@ -94,36 +94,43 @@ class Augmenter:
         """
         # the draws are few: made on the CPU they are the same everywhere, and no device is waited for
         draws = self.draw(key, samples, copies) if draws is None else draws
-        x = self._geometry(images, draws)
-        if self._layers is not None:
-            x = x if x.dtype == torch.uint8 else x.add_(0.5).clamp_(0, 255).to(torch.uint8)
-            x = self._layers(x, draws[:, _LAYERS:])
-        elif self._augment.three_augment:
-            x = self._three(x.to(torch.float32), draws)
-        x = self._colour(x, draws)
-        x = to_input(x, self._mean, self._std)
+        # the result itself is made outside of inference mode: a network saves it for its gradients
+        x = to_input(self._levels(images, draws), self._mean, self._std)
         if self._augment.erase > 0:
             rows = _rows(draws[:, _ERASE.start] < self._augment.erase)
             boxes = erase_boxes(draws[rows, _ERASE.start + 1 : _ERASE.stop], self._size)
             erase(x, rows, boxes, rng.key("erase", key), samples[rows], copies[rows])
         return x
 
+    @torch.inference_mode()  # many small operations: a tenth of the time
+    def _levels(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Augmented images in 0..255, uint8 or float32 [b, c, s, s]."""
+        x = self._geometry(images, draws)
+        if self._layers is not None:
+            x = x if x.dtype == torch.uint8 else x.add_(0.5).clamp_(0, 255).to(torch.uint8)
+            x = self._layers(x, draws[:, _LAYERS:])
+        elif self._augment.three_augment:
+            x = self._three(x.to(torch.float32), draws)
+        return self._colour(x, draws)
+
     def _geometry(self, images: Tensor, draws: Tensor) -> Tensor:
         config, (height, width) = self._augment, images.shape[-2:]
         if not (self._crops or self._moves or config.flip > 0) and (height, width) == (self._size, self._size):
             return images
+        # the antialiased crop is Pillow's: in whole pixels
+        fused = config.interpolation == "bilinear" and max(height, width) <= self._size
         if self._crops:
-            boxes = crop_boxes(draws[:, _CROP], config.crop_scale, config.crop_ratio, height, width)
+            boxes = crop_boxes(draws[:, _CROP], config.crop_scale, config.crop_ratio, height, width, whole=not fused)
         else:
-            boxes = torch.tensor([[0.0, 0.0, height, width]]).expand(len(images), 4)
+            boxes = torch.tensor([[0, 0, height, width]]).expand(len(images), 4)
         flip = draws[:, _FLIP] < config.flip if config.flip > 0 else None
         angle = shift = None
         if self._moves:
             angle = (2 * draws[:, _ROTATE] - 1) * math.radians(config.rotate)
             shift = (2 * draws[:, _SHIFT] - 1) * config.translate
-        if config.interpolation == "bilinear" and max(height, width) <= self._size:
+        if fused:
             return resample(images, boxes, self._size, flip=flip, angle=angle, shift=shift)
-        x = resized_crop(images, boxes, self._size, flip=flip, interpolation=config.interpolation)
+        x = resized_crop(images, boxes.to(torch.int64), self._size, flip=flip, interpolation=config.interpolation)
         if self._moves:
             whole = torch.tensor([[0.0, 0.0, self._size, self._size]]).expand(len(images), 4)
             x = resample(x, whole, self._size, angle=angle, shift=shift, interpolation=config.interpolation)

@@ -28,8 +28,8 @@ def brightness_contrast(x: Tensor, brightness: Tensor, contrast: Tensor) -> Tens
         brightness: factors [b, 1, 1, 1].
         contrast: factors [b, 1, 1, 1].
     """
-    level = grey(x).mean((1, 2, 3), keepdim=True) * brightness  # [b, 1, 1, 1]
-    return torch.addcmul((1 - contrast) * level, x, brightness * contrast).clamp_(0, 255)
+    level = grey(x.mean((2, 3), keepdim=True)).mean(1, keepdim=True) * brightness  # [b, 1, 1, 1]
+    return (x * (brightness * contrast)).add_((1 - contrast) * level).clamp_(0, 255)
 
 
 def saturation(x: Tensor, factors: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simlap import rng
-from simlap.data.augment.device import move
+from simlap.data.augment.device import move_all
 from simlap.data.augment.geometry import ends
+
+Integers = NDArray[np.int64]
 
 _AREA, _RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
@@ -45,25 +49,29 @@ def erase(x: Tensor, rows: Tensor, boxes: Tensor, key: int, samples: Tensor, cop
         samples, copies: int64 [e] on the CPU, counters of the rows' draws.
     """
     channels, size = x.shape[1], x.shape[-1]
-    top, left, height, width = boxes
+    top, left, height, width = boxes.numpy()
     # all lines of all rectangles, in every channel; then all blocks of four draws that a line needs
     box, number = _enumerate(channels * height)  # [l], number of the line in its rectangle
-    line = number // height[box] * size + top[box] + number % height[box]
-    first = line * size + left[box]  # [l], the line's first pixel, counted through the image
-    last = first + width[box] - 1
-    of, number = _enumerate(last // 4 - first // 4 + 1)  # [n], the line of each block
-    block = first[of] // 4 + number
-    pixel = block[:, None] * 4 + torch.arange(4)  # [n, 4]
-    kept = ((pixel >= first[of, None]) & (pixel <= last[of, None])).flatten().nonzero()[:, 0]
-    target = (pixel + (rows[box[of]] * x[0].numel())[:, None]).flatten()[kept]
-    counters = move(torch.stack((samples[box[of]], copies[box[of]], block, torch.zeros_like(block))), x.device)
-    c0, c1, c2, c3 = counters
-    bits = torch.stack(rng.philox((c0, c1, c2, c3), key), dim=1).flatten()[move(kept, x.device)]
-    uniform = ((bits >> 9).to(torch.float32) + 0.5) * (1.0 / (1 << 23))  # as in `rng.uniform`
-    x.view(-1).index_copy_(0, move(target, x.device), torch.special.ndtri(uniform))
+    channel, below = np.divmod(number, height[box])
+    first = (channel * size + top[box] + below) * size + left[box]  # [l], first pixel, counted through the image
+    end = first + width[box]
+    line, number = _enumerate((end + 3) // 4 - first // 4)  # [n], the line of each block
+    block = (first // 4)[line] + number
+    box = box[line]
+    # the pixels of the blocks, counted from their lines' first ones; those before and after the line are left out
+    pixel = (block * 4 - first[line])[:, None] + np.arange(4)  # [n, 4]
+    kept = np.flatnonzero((pixel >= 0) & (pixel < (end - first)[line, None]))
+    target = ((rows.numpy() * x[0].numel())[box] + block * 4)[kept >> 2] + (kept & 3)
+    # on the CPU, for all devices: a GPU would spend more on starting the generator's hundred steps
+    counters = (samples.numpy()[box], copies.numpy()[box], block, np.zeros_like(block))
+    c0, c1, c2, c3 = (torch.from_numpy(counter) for counter in counters)
+    bits = torch.stack(rng.philox((c0, c1, c2, c3), key), dim=1).view(-1)[torch.from_numpy(kept)]
+    uniform = (bits >> 9).to(torch.float32).add_(0.5).mul_(1.0 / (1 << 23))  # as in `rng.uniform`
+    where, values = move_all([torch.from_numpy(target), torch.special.ndtri(uniform)], x.device)
+    x.view(-1).scatter_(0, where, values)
 
 
-def _enumerate(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For items with so many parts each: the item of every part, and the part's number in its item. int64 [sum]."""
-    item = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    return item, torch.arange(len(item)) - (counts.cumsum(0) - counts)[item]
+def _enumerate(counts: Integers) -> tuple[Integers, Integers]:
+    """For items with so many parts each: the item of every part, and the part's number in its item. [sum]."""
+    item = np.repeat(np.arange(len(counts)), counts)
+    return item, np.arange(len(item)) - (counts.cumsum() - counts)[item]

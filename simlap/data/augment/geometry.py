@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simlap.data.augment.device import move
+from simlap.data.augment.device import move, move_all
 
 Interpolation = Literal["bilinear", "bicubic"]
 _RADIUS = {"bilinear": 1, "bicubic": 2}
@@ -19,20 +21,28 @@ _RADIUS = {"bilinear": 1, "bicubic": 2}
 _QUANTUM = 2.0**15
 # a CPU is faster with parts of a batch that its caches hold; a GPU takes all rows at once
 _ROWS = 64
+# numbers in the maps of all crops of an image, where they are few enough to be kept (32 MiB)
+_KEPT = 2**23
 
 
 def crop_boxes(
-    draws: Tensor, scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int
+    draws: Tensor,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    height: int,
+    width: int,
+    *,
+    whole: bool = False,
 ) -> Tensor:
     """Boxes of a random resized crop: area uniform, aspect ratio log-uniform, position uniform.
 
-    As torchvision's, but with sides in fractions of a pixel, and a side longer than the image is cut to the image where
-    torchvision draws again.
+    As torchvision's, but that a side longer than the image is cut to the image where torchvision draws again.
 
     Args:
         draws: uniform [b, 4]: area, ratio, vertical and horizontal position.
         scale: lowest and highest area, as a share of the image.
         ratio: lowest and highest width / height.
+        whole: in whole pixels, as torchvision's (int64); else in fractions of them (float32).
 
     Returns:
         [b, 4] in pixels: top, left, height, width.
@@ -41,6 +51,11 @@ def crop_boxes(
     aspect = torch.lerp(*ends([math.log(end) for end in ratio]), draws[:, 1]).exp()
     crop_height = (area / aspect).sqrt().clamp(max=height)
     crop_width = (area * aspect).sqrt().clamp(max=width)
+    if whole:
+        crop_height, crop_width = crop_height.round().clamp(min=1), crop_width.round().clamp(min=1)
+        top = (draws[:, 2] * (height - crop_height + 1)).floor()
+        left = (draws[:, 3] * (width - crop_width + 1)).floor()
+        return torch.stack((top, left, crop_height, crop_width), dim=1).to(torch.int64)
     top, left = draws[:, 2] * (height - crop_height), draws[:, 3] * (width - crop_width)
     return torch.stack((top, left, crop_height, crop_width), dim=1)
 
@@ -92,9 +107,10 @@ def resample(
         y, x = y.expand(len(boxes), size), x.expand(len(boxes), size)  # [b, s]
     y = y.clamp(-edge_y, edge_y) * extent_y + centre_y
     x = (x * mirror).clamp(-edge_x, edge_x) * extent_x + centre_x
-    if y.shape[1] == size and angle is None:
-        y, x = y[:, :, None].expand(-1, -1, size), x[:, None, :].expand(-1, size, -1)
-    grid = torch.stack((x.reshape(-1, size, size), y.reshape(-1, size, size)), dim=3)  # [b, s, s, 2]
+    grid = torch.empty(len(boxes), size, size, 2, device=device)
+    whole = y.shape[1] != size or angle is not None  # each pixel has coordinates of its own
+    grid[..., 0] = x.view(-1, size, size) if whole else x[:, None, :]
+    grid[..., 1] = y.view(-1, size, size) if whole else y[:, :, None]
     x = F.grid_sample(images.to(torch.float32), grid, mode=interpolation, padding_mode="border", align_corners=False)
     return x.clamp_(0, 255) if interpolation == "bicubic" else x
 
@@ -104,13 +120,12 @@ def resized_crop(
 ) -> Tensor:
     """Crop, resize and flip as Pillow's `resize` does: antialiased, horizontally, then vertically, each to 8 bits.
 
-    Two matrix products per image. For boxes in whole pixels the result is that of Pillow's crop and resize, but for a grey
-    level where its finer weights round the other way, or where it takes the two directions in the other order. Fractions
-    of a pixel are cropped in proportion.
+    Two matrix products per image. The result is that of Pillow's crop and resize, but for a grey level where its finer
+    weights round the other way, or where it takes the two directions in the other order.
 
     Args:
         images: uint8 [b, c, h, w].
-        boxes: [b, 4] on the CPU, in pixels: top, left, height, width.
+        boxes: int64 [b, 4] on the CPU, in pixels: top, left, height, width.
         size: s, side of the result.
         flip: bool [b] on the CPU, mirror left and right.
         interpolation: Pillow's kernel of that name (bicubic has a = -0.5).
@@ -119,59 +134,93 @@ def resized_crop(
         uint8 [b, c, s, s].
     """
     device, (batch, channels, height, width) = images.device, images.shape
-    mirrored = torch.zeros(batch, dtype=torch.bool) if flip is None else flip
-    packed = move(torch.cat((boxes, mirrored[:, None].to(boxes.dtype)), dim=1), device)  # [b, 5]
-    rows = _resize_weights(packed[:, 0], packed[:, 2], torch.zeros_like(packed[:, 4]), height, size, interpolation)
-    columns = _resize_weights(packed[:, 1], packed[:, 3], packed[:, 4], width, size, interpolation)
+    mirrored = torch.zeros(batch, dtype=torch.int64) if flip is None else flip.to(torch.int64)
+    top, left, tall, wide = boxes.unbind(1)
+    vertical, horizontal = torch.stack((top, tall, torch.zeros_like(top))), torch.stack((left, wide, mirrored))
+    rows, which_rows = _resize_maps(vertical, height, size, interpolation, device)
+    columns, which_columns = _resize_maps(horizontal, width, size, interpolation, device)
     result = torch.empty(batch, channels, size, size, dtype=torch.uint8, device=device)
-    step = _ROWS if device.type == "cpu" else batch
+    step = min(batch, _ROWS) if device.type == "cpu" else batch
+    buffers = [torch.empty(step * channels * height * side, device=device) for side in (width, size)]
     for first in range(0, batch, step):
         part = slice(first, first + step)
-        x = images[part].to(torch.float32).reshape(-1, channels * height, width)
-        x = torch.bmm(x, columns[part].mT).add_(0.5).floor_().clamp_(0, 255)  # [step, c*h, s]
-        x = torch.matmul(rows[part, None], x.view(-1, channels, height, size))  # [step, c, s, s]
-        result[part] = x.add_(0.5).clamp_(0, 255)
+        count = len(images[part])
+        # a line of all channels side by side: each direction is then one product
+        x = buffers[0][: count * channels * height * width].view(count, height, channels, width)
+        x.copy_(images[part].permute(0, 2, 1, 3))
+        y = buffers[1][: count * channels * height * size].view(count, height * channels, size)
+        torch.bmm(x.view(count, -1, width), columns.index_select(0, which_columns[part]).mT, out=y)
+        y.round_().clamp_(0, 255)
+        x = torch.bmm(rows.index_select(0, which_rows[part]), y.view(count, height, -1))  # [step, s, c*s]
+        result[part] = x.add_(0.5).clamp_(0, 255).view(count, size, channels, size).permute(0, 2, 1, 3)
     return result
 
 
-def _resize_weights(
-    start: Tensor, length: Tensor, mirrored: Tensor, side: int, size: int, interpolation: Interpolation
-) -> Tensor:
-    """The linear map of one axis, as in Pillow's `precompute_coeffs`.
+def _resize_maps(
+    spans: Tensor, side: int, size: int, interpolation: Interpolation, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The linear maps of one axis.
 
     Args:
-        start: [b] where the crop begins, in pixels.
-        length: [b] of the crop.
-        mirrored: [b], 1 where the result is reversed, else 0.
+        spans: int64 [3, n] on the CPU: where the crop begins and how long it is, in pixels; 1 where the result is reversed,
+            else 0.
 
     Returns:
-        [b, s, side]: share of each pixel in each result.
+        Maps [u, s, side], and int64 [n], the map of each span. Both on the device.
     """
-    device, radius = start.device, _RADIUS[interpolation]
-    start, length, mirrored = start[:, None], length[:, None], mirrored[:, None]  # [b, 1]
+    numbers = (spans[0] * (side + 1) + spans[1]) * 2 + spans[2]
+    if 2 * side * (side + 1) * side * size <= _KEPT:  # all that there are
+        return _all_maps(side, size, interpolation, device), move(numbers, device)
+    _, first, places = np.unique(numbers.numpy(), return_index=True, return_inverse=True)
+    distinct, index = move_all([spans[:, torch.from_numpy(first)], torch.from_numpy(places)], device)
+    return _resize_weights(distinct, side, size, interpolation), index
+
+
+@functools.lru_cache(maxsize=8)
+def _all_maps(side: int, size: int, interpolation: Interpolation, device: torch.device) -> Tensor:
+    numbers = torch.arange(2 * side * (side + 1))
+    spans = torch.stack((numbers // (2 * (side + 1)), numbers // 2 % (side + 1), numbers % 2))
+    return _resize_weights(move(spans, device), side, size, interpolation)  # those beyond the image are never asked for
+
+
+def _resize_weights(spans: Tensor, side: int, size: int, interpolation: Interpolation) -> Tensor:
+    """The linear maps of one axis, as in Pillow's `precompute_coeffs`.
+
+    Args:
+        spans: [3, u], as for `_resize_maps`.
+
+    Returns:
+        [u, s, side]: share of each pixel in each result.
+    """
+    device, radius = spans.device, _RADIUS[interpolation]
+    start, length, mirrored = spans.to(torch.float32)[..., None].unbind(0)  # [u, 1]
     scale = length / size
     widening = scale.clamp(min=1)  # of the kernel, against aliasing
     position = torch.arange(size, device=device) + 0.5  # [s]
-    centre = start + (position + mirrored * (size - 2 * position)) * scale  # [b, s]
+    centre = start + (position + mirrored * (size - 2 * position)) * scale  # [u, s]
     # how many taps depends on the sides alone, so that a row's weights are those it has in any batch
     taps = torch.arange(2 * math.ceil(radius * max(1.0, side / size)) + 1, device=device)
-    pixel = (centre - radius * widening + 0.5).floor()[..., None] + taps  # [b, s, k]
-    weight = _kernel((pixel + 0.5 - centre[..., None]) / widening[..., None], interpolation)
+    pixel = (centre - radius * widening + 0.5).floor_() + taps[:, None, None]  # [k, u, s]
+    weight = _kernel((pixel + (0.5 - centre)).div_(widening), interpolation)
     # 1e-3: a box's edge that is a whole number but for rounding
-    inside = (pixel >= (start + 1e-3).floor()[..., None]) & (pixel < (start + length - 1e-3).ceil()[..., None])
-    weight = weight * inside
-    weight = (weight / weight.sum(2, keepdim=True) * _QUANTUM).round_() / _QUANTUM
+    weight.masked_fill_(pixel < (start + 1e-3).floor_(), 0.0).masked_fill_(
+        pixel >= (start + length - 1e-3).ceil_(), 0.0
+    )
+    weight.mul_(_QUANTUM / weight.sum(0)).round_().mul_(1 / _QUANTUM)
     result = torch.zeros(len(start), size, side, device=device)
-    return result.scatter_add_(2, pixel.to(torch.int64).clamp_(0, side - 1), weight)
+    pixel = pixel.clamp_(0, side - 1).to(torch.int64)
+    return result.scatter_add_(2, pixel.permute(1, 2, 0), weight.permute(1, 2, 0))
 
 
 def _kernel(x: Tensor, interpolation: Interpolation) -> Tensor:
-    x = x.abs()
+    """In place."""
+    x = x.abs_()
     if interpolation == "bilinear":
-        return (1 - x).clamp_(min=0)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((2.5 - 0.5 * x) * x - 4) * x + 2
-    return torch.where(x < 1, near, far).masked_fill_(x >= 2, 0.0)
+        return x.neg_().add_(1).clamp_(min=0)
+    x = x.clamp_(max=2)  # where the far branch ends, at 0
+    near = (1.5 * x).sub_(2.5).mul_(x).mul_(x).add_(1)
+    far = (-0.5 * x).add_(2.5).mul_(x).sub_(4).mul_(x).add_(2)
+    return torch.where(x < 1, near, far)
 
 
 def ends(interval: Sequence[float]) -> tuple[Tensor, Tensor]:

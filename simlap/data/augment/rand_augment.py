@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from simlap.data.augment import pillow
-from simlap.data.augment.affine import affine
-from simlap.data.augment.device import move
 from simlap.data.augment.geometry import Interpolation
+from simlap.data.augment.layers import Choice, Levels, apply_layers
 from simlap.errors import ConfigError
 
 DRAWS = 4
@@ -25,8 +22,6 @@ DRAWS = 4
 _KEY = "data.augment.rand_augment"
 _SECTIONS = ("m<int> magnitude", "n<int> layers", "p<float> probability", "mstd<float>", "mmax<int>", "inc<0 or 1>")
 _DENOMINATOR = 10.0
-
-Levels = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -94,18 +89,8 @@ def _wrong(message: str, text: str) -> ConfigError:
     return ConfigError(f"{message}; sections: {', '.join(_SECTIONS)}", key=_KEY, value=text)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Rows of a batch that one operation changes, in one layer."""
-
-    operation: str
-    rows: NDArray[np.int64]
-    amounts: Levels
-    """One per row, what timm passes to the operation on one image (an angle, a factor, a threshold ...)."""
-
-
 class RandAugment:
-    """Applies a policy to a batch: in each layer, the rows that drew the same operation go through it together.
+    """Applies a policy to a batch, layer by layer.
 
     Args:
         policy: what to do.
@@ -115,14 +100,8 @@ class RandAugment:
 
     def __init__(self, policy: Policy, mean: tuple[float, ...], interpolation: Interpolation) -> None:
         self.policy = policy
-        fill = tuple(float(min(255, round(255 * value))) for value in mean)
-        moved = partial(affine, fill=fill, interpolation=interpolation)
-        self._kernels: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            **_KERNELS,
-            "x": partial(moved, axes="x"),
-            "y": partial(moved, axes="y"),
-            "xy": partial(moved, axes="xy"),
-        }
+        self._fill = tuple(float(min(255, round(255 * value))) for value in mean)
+        self._interpolation = interpolation
 
     @property
     def num_draws(self) -> int:
@@ -130,19 +109,23 @@ class RandAugment:
 
     def choose(self, draws: Tensor) -> list[list[Choice]]:
         """What happens in each layer. draws: uniform [b, num_draws] on the CPU."""
-        policy, layers = self.policy, []
-        for layer in draws.to(torch.float64).split(DRAWS, dim=1):
-            picked, applied, magnitude, sign = layer.unbind(1)
-            operation = (picked * len(policy.operations)).to(torch.int64).numpy()
-            operation[(applied >= policy.probability).numpy()] = -1
-            levels = self._levels(magnitude).numpy()
-            signs = np.where(sign.numpy() > 0.5, -1.0, 1.0)
-            choices = []
-            for number, name in enumerate(policy.operations):
-                rows = np.flatnonzero(operation == number)
-                if len(rows):
-                    choices.append(Choice(name, rows, _AMOUNTS[name](levels[rows], signs[rows])))
-            layers.append(choices)
+        names, layers = self.policy.operations, []
+        # [4, layers, b]: operation, whether it applies, magnitude, sign
+        parts = draws.T.reshape(self.policy.layers, DRAWS, -1).transpose(0, 1).to(torch.float64)
+        picked, applied, sign = parts[0].numpy(), parts[1].numpy(), np.where(parts[3].numpy() > 0.5, -1.0, 1.0)
+        levels = self._levels(parts[2]).numpy()
+        operations = np.where(applied < self.policy.probability, (picked * len(names)).astype(np.int64), len(names))
+        # in order of their operation; rows without any come last
+        orders = np.argsort(operations, axis=1, kind="stable")
+        for operation, order, level, signs in zip(operations, orders, levels, sign, strict=True):
+            ends = np.cumsum(np.bincount(operation, minlength=len(names))).tolist()
+            layers.append(
+                [
+                    Choice(name, rows, _AMOUNTS[name](level[rows], signs[rows]))
+                    for name, first, last in zip(names, [0, *ends], ends, strict=False)
+                    if len(rows := order[first:last])
+                ]
+            )
         return layers
 
     def _levels(self, draws: Tensor) -> Tensor:
@@ -155,37 +138,11 @@ class RandAugment:
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """images: uint8 [b, c, s, s]; draws: uniform [b, num_draws] on the CPU. Returns new uint8 [b, c, s, s]."""
-        images, size = images.clone(), images.shape[-1]
-        for choices in self.choose(draws):
-            if not choices:
-                continue
-            groups: dict[str, tuple[list[Any], list[Any]]] = {}
-            for choice in choices:
-                kernel, arguments = _arguments(choice, size)
-                rows, values = groups.setdefault(kernel, ([], []))
-                rows.append(choice.rows)
-                values.append(arguments)
-            sizes = [sum(map(len, rows)) for rows, _ in groups.values()]
-            all_rows = torch.from_numpy(np.concatenate([part for rows, _ in groups.values() for part in rows]))
-            all_values = torch.from_numpy(np.concatenate([part for _, values in groups.values() for part in values]))
-            all_rows, all_values = move(all_rows, images.device), move(all_values.to(torch.float32), images.device)
-            for kernel, rows, values in zip(groups, all_rows.split(sizes), all_values.split(sizes), strict=True):
-                images.index_copy_(0, rows, self._kernels[kernel](images.index_select(0, rows), values))
-        return images
+        return self.apply(images, self.choose(draws))
 
-
-_KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "AutoContrast": pillow.auto_contrast,
-    "Equalize": pillow.equalize,
-    "Invert": pillow.invert,
-    "Posterize": pillow.posterize,
-    "Solarize": pillow.solarize,
-    "SolarizeAdd": pillow.solarize_add,
-    "Color": pillow.color,
-    "Contrast": pillow.contrast,
-    "Brightness": pillow.brightness,
-    "Sharpness": pillow.sharpness,
-}
+    def apply(self, images: Tensor, layers: list[list[Choice]]) -> Tensor:
+        """What `choose` gave, to uint8 [b, c, s, s]. Returns new images."""
+        return apply_layers(images, layers, self._fill, self._interpolation)
 
 
 def _none(levels: Levels, signs: Levels) -> Levels:
@@ -244,30 +201,3 @@ _AMOUNTS: dict[str, Callable[[Levels, Levels], Levels]] = {
     **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _enhance),
     **{f"{name}Increasing": _enhance_increasing for name in ("Color", "Contrast", "Brightness", "Sharpness")},
 }
-
-
-def _arguments(choice: Choice, size: int) -> tuple[str, Levels]:
-    """The program that does an operation, and its arguments [n, 6]."""
-    name, amounts = choice.operation.removesuffix("Increasing"), choice.amounts
-    values = np.zeros((len(amounts), 6))
-    if name not in _KERNELS:
-        values[:, [0, 4]] = 1
-    if name == "ShearX":
-        values[:, 1] = amounts
-        return "x", values
-    if name == "TranslateXRel":
-        values[:, 2] = amounts * size
-        return "x", values
-    if name == "ShearY":
-        values[:, 3] = amounts
-        return "y", values
-    if name == "TranslateYRel":
-        values[:, 5] = amounts * size
-        return "y", values
-    if name == "Rotate":
-        cos, sin, middle = np.cos(np.radians(amounts)), np.sin(np.radians(amounts)), size / 2
-        values[:, 0], values[:, 1], values[:, 2] = cos, -sin, middle - (cos - sin) * middle
-        values[:, 3], values[:, 4], values[:, 5] = sin, cos, middle - (sin + cos) * middle
-        return "xy", values
-    values[:, 0] = 256 - 2 ** (8 - np.minimum(amounts, 8)) if name == "Posterize" else amounts
-    return name, values

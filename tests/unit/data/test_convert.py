@@ -53,6 +53,26 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     _assert_same(data, _read(tmp_path / "out", data))
 
 
+def test_shuffled_shards_hold_the_same_images_in_another_order(tmp_path: Path) -> None:
+    data = DigitsData(source="digits", fraction=0.2, validation="none")
+    made = convert(data, str(tmp_path / "once"), rows_per_shard=100, shuffle=True)
+    once = _read(tmp_path / "once", data)
+    convert(once.model_copy(update={"fraction": 1.0}), str(tmp_path / "twice"), rows_per_shard=90, shuffle=True)
+    convert(data, str(tmp_path / "again"), rows_per_shard=100, shuffle=True)
+    assert sum(made.num_images.values()) == 677
+    first = load_splits(data).train
+    pixels = [image.flatten().tolist() for image in first.images]
+    orders = []
+    for name in ("once", "twice", "again"):
+        other = load_splits(_read(tmp_path / name, data)).train
+        order = [pixels.index(image.flatten().tolist()) for image in other.images]
+        assert sorted(order) == list(range(len(pixels)))
+        assert torch.equal(other.labels, first.labels[order])
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
 @pytest.mark.parametrize("source", ["cifar10", "fashion_mnist", "oxford_pets"])
 def test_torchvision_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     LAYOUTS[source](tmp_path / "data", monkeypatch)

@@ -243,8 +243,8 @@ def test_one_process_augments_no_row_twice() -> None:
             return augmenter(images, *args)
 
     loader._augmenter = Counting()  # type: ignore[assignment]
-    assert len(list(loader.batches(0))) == len(rows)
-    assert set(rows) == {12}
+    batches = list(loader.batches(0))
+    assert sum(rows) == 12 * len(batches)
 
 
 GOLDEN = {  # of the second epoch's first batch, before there were views, PK sampling and mixing

@@ -14,7 +14,8 @@ import torch
 from pyarrow import fs as pafs
 
 from simlap.config.schema import DigitsData, FolderData, ParquetData
-from simlap.data import convert, inspect_data, load_splits
+from simlap.config.schema.data import Streaming
+from simlap.data import TrainLoader, convert, inspect_data, load_splits
 from simlap.errors import DataError
 from tests.unit.data.conftest import encode
 
@@ -83,6 +84,44 @@ def test_shards_on_an_object_store(tmp_path: Path, write: Any, query: str) -> No
     missing = ParquetData(source="parquet", train=f"s3://bucket/none?{query}", test=remote.test)
     with pytest.raises(DataError, match=r"data\.train: no such file or folder: s3://bucket/none"):
         inspect_data(missing)
+
+
+def test_streaming_from_an_object_store(query: str) -> None:
+    filesystem, root = pafs.FileSystem.from_uri(f"s3://bucket/x?{query}")
+    filesystem.create_dir("bucket")
+    target = f"s3://bucket/streamed?{query}"
+    made = convert(DigitsData(source="digits", fraction=0.1), target, rows_per_shard=20, shuffle=True)
+    held = ParquetData(
+        source="parquet",
+        train=f"s3://bucket/streamed/train?{query}",
+        test=f"s3://bucket/streamed/test?{query}",
+        image_size=8,
+    )
+    lazy = held.model_copy(update={"streaming": Streaming(workers=3, prefetch=1, block=20, window=100)})
+    one, two = (_loader(data) for data in (held, lazy))
+    for expected, batch in zip(one.batches(0), two.batches(0), strict=True):
+        assert torch.equal(expected.images, batch.images)
+    narrow = _loader(lazy.model_copy(update={"streaming": Streaming(workers=1, prefetch=1, block=20, window=1)}))
+    batches = narrow.batches(0)
+    next(batches)
+    for file in made.files:
+        filesystem.delete_file(f"{root.removesuffix('/x')}/streamed/{file}")
+    with pytest.raises(DataError, match=r"data\.train: cannot read bucket/streamed/train/train-.*\.parquet: "):
+        list(batches)
+
+
+def _loader(data: ParquetData) -> TrainLoader:
+    splits = load_splits(data)
+    return TrainLoader(
+        splits.train,
+        data=data,
+        mean=splits.mean,
+        std=splits.std,
+        num_classes=10,
+        batch_size=10,
+        pairs="arbitrary",
+        seed=0,
+    )
 
 
 def test_conversion_to_an_object_store(query: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from simlap import rng
 from simlap.config.schema import DigitsData, PKSampling
-from simlap.data.sampling import by_class, check_sampling, pk, uniform
+from simlap.data.sampling import block_order, block_starts, by_class, check_sampling, permutation, pk, uniform
 from simlap.errors import DataError
 
 
@@ -68,10 +68,61 @@ def test_pk_follows_its_written_rule() -> None:
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(2, 20))
 def test_uniform_is_a_permutation_with_repetition(num_images: int, repeats: int, batch_size: int) -> None:
     steps = num_images * repeats // batch_size
-    draw = uniform(num_images, repeats, batch_size, seed=3, epoch=1)
+    draw = uniform(permutation(num_images, 3, 1), repeats, batch_size)
     drawn = [i for step in range(steps) for i in draw(step).tolist()]
     order = torch.randperm(num_images, generator=rng.generator(3, "order", 1))
     assert drawn == order.repeat_interleave(repeats).tolist()[: steps * batch_size]
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
+    """The first image of each block, and the number of images."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    return torch.tensor(sizes).cumsum(0) - torch.tensor(sizes), sum(sizes)
+
+
+@given(blocks(), st.integers(1, 13), st.integers(0, 5))
+def test_a_block_order_is_a_permutation_that_mixes_whole_blocks_run_by_run(
+    case: tuple[torch.Tensor, int], window: int, epoch: int
+) -> None:
+    starts, num_images = case
+    order = block_order(starts, num_images, window, 3, epoch)
+    assert sorted(order.images.tolist()) == list(range(num_images))
+    assert sorted(order.blocks.tolist()) == list(range(len(starts)))
+    assert order.runs[[0, -1]].tolist() == [0, num_images]
+    bounds = [*starts.tolist(), num_images]
+    for number, run in enumerate(order.images.split(order.runs.diff().tolist())):
+        inside = order.blocks[number * window : (number + 1) * window].tolist()
+        assert 1 <= len(inside) <= window
+        assert sorted(run.tolist()) == sorted(i for block in inside for i in range(bounds[block], bounds[block + 1]))
+    if window >= len(starts):
+        assert torch.equal(order.images, permutation(num_images, 3, epoch)), "nothing keeps to blocks then"
+
+
+def test_runs_and_the_images_in_them_come_in_another_order_every_epoch() -> None:
+    starts = torch.arange(0, 1000, 10)
+    orders = [block_order(starts, 1000, 4, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(order.blocks.tolist()) for order in orders}) == 3
+    assert len({tuple(order.images.tolist()) for order in orders}) == 3
+    again = block_order(starts, 1000, 4, 0, 1)
+    assert torch.equal(again.images, orders[1].images)
+    places = (orders[0].images // 10).float()  # a run's blocks come from everywhere, and are mixed
+    assert places[:40].std() > 10
+    assert (places[:40].diff() == 0).float().mean() < 0.5
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30), st.integers(0, 9))
+def test_blocks_are_cut_where_reading_can_begin(groups: list[int], block: int, missing: int) -> None:
+    """`missing`: images at the end that are not in use, so that breaks lie behind the last one."""
+    breaks = torch.tensor(groups).cumsum(0) - torch.tensor(groups)
+    num_images = max(1, sum(groups) - missing)
+    starts = block_starts(breaks, num_images, block)
+    assert starts[0] == 0
+    assert set(starts.tolist()) <= set(breaks.tolist())
+    sizes = torch.diff(starts, append=torch.tensor([num_images]))
+    assert (sizes > 0).all()
+    assert (sizes[:-1] >= block).all()
+    assert (sizes < block + 9)[:-1].all(), "no larger than it takes"
 
 
 def _data(**fields: Any) -> DigitsData:

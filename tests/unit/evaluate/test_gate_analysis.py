@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from simlap.config.schema import OpenGate, ProductGate, SigmoidGate
+from simlap.data.batch import Pairs
 from simlap.evaluate import gate_analysis as module
 from simlap.evaluate.gate_analysis import analyse_gates, class_means, pair_gates
 from simlap.nn.filter import FeatureFilter, GateOutput, build_filter
@@ -26,7 +27,9 @@ class Table(FeatureFilter):
         super().__init__()
         self.table = table
 
-    def forward(self, labels: Tensor, pair_labels: Tensor, noise: Tensor | None = None) -> GateOutput:
+    def forward(
+        self, labels: Tensor, pair_labels: Tensor, noise: Tensor | None = None, pairs: Pairs | None = None
+    ) -> GateOutput:
         assert not self.training
         return GateOutput(self.table[labels, pair_labels], self.table.new_zeros(()))
 

@@ -40,3 +40,10 @@ def test_warns_at_the_ends(mean: float, words: str) -> None:
 @pytest.mark.parametrize("mean", [0.01, 0.5, 0.99])
 def test_is_silent_in_between(mean: float) -> None:
     assert gate_warning(mean) is None
+
+
+def test_gates_with_counts_are_the_repeated_rows() -> None:
+    gates, counts = torch.rand(4, 7), torch.tensor([3, 0, 1, 5])
+    repeated = gate_statistics(gates.repeat_interleave(counts, 0))
+    for name, value in gate_statistics(gates, counts).items():
+        torch.testing.assert_close(value, repeated[name], msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from simlap import losses
+from simlap.losses.arguments import Similarity
+from simlap.losses.subspace_info_nce import Form
 
 
 def _arguments(name: str) -> tuple[list[Tensor], dict[str, Any]]:
@@ -40,6 +43,22 @@ def test_no_value_is_read(name: str) -> None:
         result = getattr(losses, name)(*arguments, **options)
     assert result.device.type == "cuda"
     assert result.shape == ()
+
+
+@pytest.mark.parametrize("shared_from", [0, 2**16])
+@pytest.mark.parametrize("similarity", ["cosine", "masked_dot"])
+@pytest.mark.parametrize("form", ["plain", "chunked"])
+def test_no_value_is_read_with_shared_gates(
+    form: Form, similarity: Similarity, shared_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of `chunked`, which it makes in the forward pass, included."""
+    monkeypatch.setattr(sys.modules["simlap.losses.subspace_info_nce"], "_SHARED_FROM", shared_from)
+    with FakeTensorMode(), torch.device("cuda"):
+        (z, keys, gates, *labels), options = _arguments("subspace_info_nce")
+        options |= {"gate_index": torch.randint(2, (6,)), "similarity": similarity, "form": form}
+        loss = losses.subspace_info_nce(z, keys, gates[:2], *labels, **options)
+    assert loss.device.type == "cuda"
+    assert loss.requires_grad
 
 
 def test_the_check_would_notice() -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from simlap.losses import subspace_info_nce
+from simlap import losses
 from simlap.losses.arguments import Similarity
+from simlap.losses.subspace_info_nce import Form
 
 Tensors = dict[str, Any]
+subspace_info_nce = losses.subspace_info_nce
 BOTH: tuple[Similarity, Similarity] = ("cosine", "masked_dot")
+
+
+@pytest.fixture(autouse=True, params=["plain", "chunked"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Form:
+    """Every form passes every test."""
+    name: Form = request.param
+    monkeypatch.setitem(globals(), "subspace_info_nce", partial(losses.subspace_info_nce, form=name))
+    return name
 
 
 def make(b: int = 6, n: int = 8, d: int = 5, dtype: torch.dtype = torch.float32) -> Tensors:
@@ -33,9 +44,10 @@ def set_row(tensors: Tensors, name: str, row: int, value: float) -> None:
         tensors[name][row] = value
 
 
-def gradients(tensors: Tensors, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(tensors: Tensors, autocast: bool = False, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and gradients of z, keys, gates, all of them finite."""
-    loss = subspace_info_nce(**tensors, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = subspace_info_nce(**tensors, **options)
     names = ("z", "keys", "gates")
     found = dict(zip(names, torch.autograd.grad(loss, [tensors[name] for name in names]), strict=True))
     assert torch.isfinite(loss)
@@ -149,8 +161,7 @@ def test_half_precision_is_computed_in_float32(similarity: Similarity, dtype: to
     set_row(tensors, "gates", 0, 1e-4)
     wide = {k: v.detach().float().requires_grad_() if v.is_floating_point() else v for k, v in tensors.items()}
     expected, expected_gradients = gradients(wide, similarity=similarity, temperature=0.1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, found = gradients(tensors, similarity=similarity, temperature=0.1)
+    loss, found = gradients(tensors, autocast=True, similarity=similarity, temperature=0.1)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
     for name, g in found.items():
@@ -267,6 +278,16 @@ def test_normaliser(kind: Any) -> None:
         ({"self_index": torch.zeros(6, dtype=torch.int32)}, "self_index must be int64"),
         ({"num_positives": -1}, "num_positives"),
         ({"num_positives": torch.ones(2)}, "num_positives"),
+        ({"gate_index": torch.zeros(6, dtype=torch.int32)}, "gate_index must be int64"),
+        ({"gate_index": torch.zeros(5, dtype=torch.int64)}, r"gate_index must have shape \[6\], not \[5\]"),
+        ({"gate_index": torch.full((6,), 6)}, "gate_index must be from 0 to 5, for 6 gates, not .6, 6"),
+        (
+            {"gate_index": torch.zeros(6, dtype=torch.int64), "gates": torch.zeros(0, 5)},
+            r"gates must have shape \[U, 5\]",
+        ),
+        ({"gate_index": torch.zeros(6, dtype=torch.int64), "gates": torch.zeros(2, 4)}, r"with U > 0, not \[2, 4\]"),
+        ({"form": "quick"}, "form must be one of auto, plain, compiled, chunked, fused, not 'quick'"),
+        ({"form": "fused"}, "form 'fused' needs Triton and a CUDA device, not cpu"),
     ],
 )
 def test_wrong_arguments(change: dict[str, Any], message: str) -> None:

@@ -70,7 +70,7 @@ def test_learnt_gates_with_noise_and_penalty() -> None:
     method, of_step = build(tiny_method("fuse", method__gate=gate, method__gate_penalty=0.5)), batch()
     noise = method.draw_noise(12, rng.generator(0))
     loss, metrics = method(of_step, noise)
-    g, regulariser = method.filter(of_step.labels, of_step.pair_labels, noise)
+    g, regulariser, *_ = method.filter(of_step.labels, of_step.pair_labels, noise)
     rest = 0.5 * (4 * g * (1 - g)).mean() + regulariser / 12
     expected = metrics["train/probe_loss"] + metrics["train/nce"] + rest.detach()
     torch.testing.assert_close(metrics["train/loss"], expected)

@@ -24,7 +24,7 @@ GATES: list[dict[str, Any]] = [
 def naive(method: Any, of_step: Batch, noise: torch.Tensor | None, similarity: str, keep_self: bool) -> torch.Tensor:
     """Steps 1 to 5 of the method, anchor by anchor."""
     z = method.projector(method.backbone(of_step.images))
-    gates = method.filter(of_step.labels, of_step.pair_labels, noise).gates
+    gates = method.filter(of_step.labels, of_step.pair_labels, noise).of_rows
     labels, pairs = of_step.labels.tolist(), of_step.pair_labels.tolist()
     total, count = torch.zeros((), dtype=torch.float64), 0
     for i, (y, p) in enumerate(zip(labels, pairs, strict=True)):

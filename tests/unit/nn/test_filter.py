@@ -56,9 +56,12 @@ def noise_for(module: FeatureFilter) -> Tensor | None:
 
 def test_open_gate() -> None:
     module = make("open")
-    gates, regulariser = module(LABELS, PAIRS)
-    assert torch.equal(gates, torch.ones(6, D))
-    assert regulariser == 0
+    made = module(LABELS, PAIRS)
+    assert torch.equal(made.gates, torch.ones(1, D))
+    assert torch.equal(made.of_rows, torch.ones(6, D))
+    assert made.counts is not None
+    assert made.counts.tolist() == [6]
+    assert made.regulariser == 0
     assert not list(module.parameters())
     assert noise_for(module) is None
 
@@ -108,7 +111,7 @@ def test_stochastic(training: bool) -> None:
     drawn = noise_for(module)
     assert drawn is not None
     mu = mixed(module)
-    gates, regulariser = module(LABELS, PAIRS, drawn)
+    gates, regulariser, *_ = module(LABELS, PAIRS, drawn)
     torch.testing.assert_close(gates, ((mu + 0.4 * drawn if training else mu) + 0.5).clamp(0, 1))
     phi = torch.distributions.Normal(0.0, 1.0).cdf((mu + 0.5) / 0.4)
     torch.testing.assert_close(regulariser, 0.01 * phi.sum())
@@ -126,7 +129,7 @@ def test_regulariser_is_additive_over_shards() -> None:
 @pytest.mark.parametrize("kind", LEARNT)
 def test_gates_lie_in_the_unit_interval_and_teach_every_parameter(kind: str) -> None:
     module = make(kind)
-    gates, regulariser = module(LABELS, PAIRS, noise_for(module))
+    gates, regulariser, *_ = module(LABELS, PAIRS, noise_for(module))
     assert gates.shape == (6, D)
     assert ((gates >= 0) & (gates <= 1)).all()
     ((gates * torch.randn(6, D)).sum() + regulariser).backward()
@@ -204,7 +207,7 @@ def test_sign_gates_open_where_both_weights_have_one_sign() -> None:
     model = Fused()
     with torch.no_grad():
         model.head.classifier.weight[0, :3] = torch.tensor([0.0, 1e-30, -1e-30])  # squares of these do not exist
-    gates, regulariser = model.filter(LABELS, PAIRS)
+    gates, regulariser, *_ = model.filter(LABELS, PAIRS)
     rows = model.head.classifier.weight.double()
     for gate, y, p in zip(gates, LABELS, PAIRS, strict=True):
         assert torch.equal(gate, (rows[y] * rows[p] > 0).float())
@@ -255,3 +258,5 @@ def test_gate_penalty() -> None:
     (gradient,) = torch.autograd.grad(penalty, gates)
     torch.testing.assert_close(gradient, 4 * (1 - 2 * gates.detach()) / 2)
     assert gate_penalty(gates[:0]) == 0
+    counts = torch.tensor([2, 0, 3])
+    torch.testing.assert_close(gate_penalty(gates, counts), gate_penalty(gates.repeat_interleave(counts, 0)))

@@ -131,6 +131,8 @@ def test_weights_that_do_not_fit_or_are_not_there(tmp_path: Path) -> None:
             "x",
         ),
         ({"data__fingerprint": "abc"}, "data.fingerprint", "abc"),
+        ({"train__loss": "fused"}, "train.loss", "fused"),
+        ({"train__keys": "ring", "train__loss": "plain"}, "train.loss", "plain"),
         (
             {"data__sampling": {"kind": "pk", "classes": 8, "images": 200}, "train__batch_size": 1600},
             "data.sampling.images",

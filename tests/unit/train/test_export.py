@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from simlap.config import Experiment
 from simlap.data.splits import Splits, load_splits
@@ -92,11 +93,11 @@ def test_timm_gives_the_same_features(tmp_path: Path, splits: Splits, name: str,
         num_classes=0,
         **config["model_args"],
     )
-    assert torch.equal(features(model, images), expected)
-    assert torch.equal(features(eval(call, {"timm": timm}), images), expected)
+    assert_close(features(model, images), expected)  # convolutions of ours skip padding, so up to rounding
+    assert_close(features(eval(call, {"timm": timm}), images), expected)
     assert call in (tmp_path / "out" / "README.md").read_text()
     again: Any = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
-    assert torch.equal(features(again, images), expected)
+    assert_close(features(again, images), expected)
     assert again.pretrained_cfg["mean"] == pytest.approx(splits.mean)
     assert tuple(again.pretrained_cfg["input_size"]) == (1, 8, 8)
     assert fingerprint(read_backbone(str(tmp_path / "out"))) == fingerprint(read_backbone(str(tmp_path / "run")))

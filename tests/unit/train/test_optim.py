@@ -90,7 +90,7 @@ def test_torchs_own_optimisers_bit_for_bit(name: str, kind: Any, momentum: float
         {"params": [p for p in twin.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     more: dict[str, Any] = {"momentum": momentum, "nesterov": momentum > 0} if name == "sgd" else {}
-    expected: torch.optim.Optimizer = kind(groups, lr=0.01, **more)
+    expected: torch.optim.Optimizer = kind(groups, lr=0.01, fused=True, **more)
     train(model, optimizer, range(3))
     train(twin, expected, range(3))
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
@@ -220,6 +220,33 @@ def test_arguments_reach_the_optimiser() -> None:
     optimizer = build_optimizer(small(), optim(kwargs={"betas": [0.8, 0.9], "eps": 1e-3}))
     assert optimizer.defaults["betas"] == (0.8, 0.9)
     assert optimizer.defaults["eps"] == 1e-3
+
+
+# --- one kernel a step -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_one_kernel_for_all_parameters(name: str) -> None:
+    """The same numbers as one operation after another, in both orders of memory: the kernel does not look at strides."""
+    models = []
+    for fused, order in ((None, torch.channels_last), (False, torch.contiguous_format), (False, torch.channels_last)):
+        model = small().to(memory_format=order)
+        kwargs = {} if fused is None else {"fused": fused}
+        optimizer = build_optimizer(model, optim(name=name, lr=0.01, weight_decay=0.1, kwargs=kwargs))
+        assert [group["fused"] for group in optimizer.param_groups] == [fused is None] * len(optimizer.param_groups)
+        train(model, optimizer, range(4))
+        models.append(model)
+    for mine, *others in zip(*(model.parameters() for model in models), strict=True):
+        for other in others:
+            assert torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"foreach": True}, {"capturable": True}, {"differentiable": True}, {"fused": False}]
+)
+def test_another_choice_is_respected(kwargs: dict[str, bool]) -> None:
+    optimizer = build_optimizer(small(), optim(name="adam", kwargs=kwargs))
+    assert not any(group["fused"] for group in optimizer.param_groups)
 
 
 # --- state in checkpoints --------------------------------------------------------------------------------------------

@@ -221,6 +221,16 @@ def test_images_are_left_as_they_are() -> None:
         assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("fields", [OFF, {}, {**OFF, "rand_augment": "rand-m9-inc1"}, {"erase": 1.0}])
+def test_a_network_can_learn_from_the_result(fields: dict[str, Any]) -> None:
+    """It is made in part without what gradients need."""
+    images = _augment(smooth(4), **fields)
+    weight = torch.ones(2, 3, 3, 3, requires_grad=True)
+    torch.nn.functional.conv2d(images, weight).square().sum().backward()
+    assert weight.grad is not None
+    assert not images.is_inference()
+
+
 @pytest.mark.parametrize(("jitter", "share"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
 def test_jitter_changes_the_right_share(jitter: float, share: float) -> None:
     images = smooth(400, size=4)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from simlap import rng
+from simlap.data.augment import geometry
 from simlap.data.augment.geometry import Interpolation, crop_boxes, resample, resized_crop
 from tests.unit.data.augment.images import counters, from_pillow, noise, smooth, to_pillow
 
@@ -100,7 +102,7 @@ def test_resized_crop_is_pillows(stored: int, size: int, interpolation: Interpol
         boxes.append(
             (int(generator.integers(stored - height + 1)), int(generator.integers(stored - width + 1)), height, width)
         )
-    ours = resized_crop(images, torch.tensor(boxes, dtype=torch.float32), size, interpolation=interpolation)
+    ours = resized_crop(images, torch.tensor(boxes), size, interpolation=interpolation)
     kernel = Image.Resampling[interpolation.upper()]
     theirs = torch.stack(
         [
@@ -115,21 +117,47 @@ def test_resized_crop_is_pillows(stored: int, size: int, interpolation: Interpol
 
 def test_resized_crop_mirrors_and_keeps_the_whole_image() -> None:
     images = noise(4)
-    box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(4, 4)
+    box = torch.tensor([[0, 0, 16, 16]]).expand(4, 4)
     flip = torch.tensor([True, False, True, False])
     assert torch.equal(resized_crop(images, box, 16), images)
     assert torch.equal(resized_crop(images, box, 16, flip=flip)[flip], images[flip].flip(-1))
 
 
 def test_resized_crop_keeps_a_constant_image_and_its_range() -> None:
-    boxes = crop_boxes(rng.uniform(0, *counters(200), 4), (0.1, 1.0), (0.5, 2.0), 20, 14)
+    boxes = crop_boxes(rng.uniform(0, *counters(200), 4), (0.1, 1.0), (0.5, 2.0), 20, 14, whole=True)
     flat = torch.full((200, 3, 20, 14), 201, dtype=torch.uint8)
     for interpolation in ("bilinear", "bicubic"):
         assert bool((resized_crop(flat, boxes, 16, interpolation=interpolation) == 201).all())
 
 
-def test_fractions_of_a_pixel_lie_between_whole_boxes() -> None:
-    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(3, 3, 32, 32).contiguous()
-    boxes = torch.tensor([[0.0, 4.0, 32.0, 20.0], [0.0, 4.5, 32.0, 20.0], [0.0, 5.0, 32.0, 20.0]])
-    low, middle, high = resized_crop(ramp, boxes, 32).float()[..., 4:-4].mean((1, 2, 3)).tolist()
-    assert middle == pytest.approx((low + high) / 2, abs=0.3)
+def test_whole_boxes_stay_inside_and_reach_every_place() -> None:
+    boxes = crop_boxes(rng.uniform(0, *counters(6000), 4), (0.7, 1.0), (0.75, 4 / 3), 8, 9, whole=True)
+    assert boxes.dtype == torch.int64
+    top, left, height, width = boxes.unbind(1)
+    assert (top + height <= 8).all()
+    assert (left + width <= 9).all()
+    for start, length, side in ((top, height, 8), (left, width, 9)):
+        for value in length.unique().tolist():
+            assert start[length == value].unique().tolist() == list(range(side - value + 1))
+    assert crop_boxes(torch.full((1, 4), 0.001), (1e-4, 1e-3), (1.0, 1.0), 8, 9, whole=True)[0, 2:].tolist() == [1, 1]
+
+
+def test_whole_boxes_are_torchvisions_where_it_does_not_draw_again() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(3, 32, 32)
+    theirs = torch.tensor([v2.RandomResizedCrop.get_params(image, [0.2, 0.6], [0.8, 1.25]) for _ in range(4000)])
+    ours = crop_boxes(rng.uniform(0, *counters(4000), 4), (0.2, 0.6), (0.8, 1.25), 32, 32, whole=True)
+    for place in range(4):
+        assert ks_2samp(ours[:, place].numpy(), theirs[:, place].numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_maps_of_all_crops_are_those_of_the_crops_that_occur(
+    interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few enough are kept; else they are made for each batch."""
+    images, draws = noise(40), rng.uniform(0, *counters(40), 5)
+    boxes = crop_boxes(draws, (0.3, 1.0), (0.75, 4 / 3), 16, 16, whole=True)
+    kept = resized_crop(images, boxes, 12, flip=draws[:, 4] < 0.5, interpolation=interpolation)
+    monkeypatch.setattr(geometry, "_KEPT", 0)
+    assert torch.equal(resized_crop(images, boxes, 12, flip=draws[:, 4] < 0.5, interpolation=interpolation), kept)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from simlap import rng
 from simlap.data.augment.geometry import Interpolation
-from simlap.data.augment.rand_augment import _AMOUNTS, Choice, Policy, RandAugment, _arguments, parse_rand_augment
+from simlap.data.augment.layers import Choice
+from simlap.data.augment.rand_augment import _AMOUNTS, Policy, RandAugment, parse_rand_augment
 from simlap.errors import ConfigError
 from tests.unit.data.augment.images import counters, from_pillow, noise, smooth, to_pillow
 
@@ -30,8 +31,7 @@ AUTHORS = "rand-m9-mstd0.5-inc1"
 def _one(name: str, images: Tensor, amounts: np.ndarray, interpolation: Interpolation) -> Tensor:
     """One operation on every row."""
     augment = RandAugment(Policy(), MEAN[: images.shape[1]], interpolation)
-    kernel, arguments = _arguments(Choice(name, np.arange(len(images)), amounts), images.shape[-1])
-    return augment._kernels[kernel](images, torch.from_numpy(arguments).to(torch.float32))
+    return augment.apply(images, [[Choice(name, np.arange(len(images)), amounts)]])
 
 
 # timm's tables hold functions of different signatures

@@ -1,0 +1,230 @@
+"""What data parallelism costs: workers of one run against as many independent runs side by side, and Ray Train against torchrun.
+
+    python benchmarks/scaling.py [--workers 2] [--rounds 4] [--device cpu] [--ray]
+
+Scaling: the recipe experiments/cifar10_resnet18_small.yaml on CIFAR-10, its batch and its step, one thread (or GPU) each. Every
+process holds both a worker of the one data-parallel run and a run of its own, and the rounds take turns: an epoch of the run
+together, then an epoch of the own runs, all at the same time. So the machine's cores are equally busy in both, and what is left
+is what sharing a batch costs. Images per second are those of all processes; CPU seconds per 1000 images, also of all, leave out
+what is spent waiting. An own run has the same global batch (128 rows a
+step, its worker 128 / W); with the worker's number of rows instead, which is shown too, it makes as many steps as the worker.
+
+With --ray (10 minutes): the same recipe by `simlap run` (Ray Train) and by torchrun, in turns. Timed is what a run takes from
+the end of its first epoch to the end of its last, checkpoints and reports included: start-up is left out. The ratio is the
+geometric mean over pairs of runs, with its 95 % interval (Student's t of the logarithms).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch.multiprocessing.spawn import start_processes
+
+from simlap.config import Experiment, load_experiment
+from simlap.data.splits import load_splits
+from simlap.record.journal import read_rows
+from simlap.record.provenance import collect
+from simlap.storage import Storage
+from simlap.train.step import TrainState, build, train_epoch
+from simlap.train.world import World
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "experiments" / "cifar10_resnet18_small.yaml"
+DATA = ROOT.parent / "shared" / "data" / "cifar10"
+TOGETHER, SAME_BATCH, SAME_ROWS = "one run together", "own runs, same global batch", "own runs, same rows a step"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--ray", action="store_true", help="Ray Train against torchrun too (10 minutes)")
+    parser.add_argument("--runs", type=int, default=10, help="pairs of runs with --ray")
+    options = parser.parse_args()
+    there = torch.cuda.device_count() if options.device == "cuda" else len(os.sched_getaffinity(0))
+    if options.workers > there:
+        print(
+            f"not measured: {options.workers} workers need as many {options.device} devices or cores, here are {there}"
+        )
+        return
+    results = Path(__file__).parent / "results" / f"scaling-{options.device}.json"
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    found["scaling"] = scaling(options.workers, options.rounds, options.device)
+    if options.ray:
+        found["ray"] = ray_against_torchrun(options.workers, options.runs, options.device)
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def recipe(*changes: str) -> Experiment:
+    """The shipped recipe; its images are CIFAR-10's."""
+    return load_experiment(
+        RECIPE, [f"data.train={DATA / 'train.parquet'}", f"data.test={DATA / 'test.parquet'}", *changes]
+    )
+
+
+# --- workers against own runs ----------------------------------------------------------------------------------------
+
+
+def scaling(workers: int, rounds: int, device: str) -> dict[str, Any]:
+    """Images per second of all processes, by what they do; printed and returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(_process, args=(workers, rounds, device, folder), nprocs=workers, start_method="spawn")
+        measured: dict[str, dict[str, list[float]]] = json.loads(Path(folder, "result.json").read_text())
+    rates, cpu = measured["images_per_s"], measured["cpu_s_per_1000"]
+    table = Table("", "images/s", "CPU s / 1000", "ratio", "rounds", box=None)
+    ratios = {}
+    for name, values in rates.items():
+        each = [a / b for a, b in zip(rates[TOGETHER], values, strict=True)]
+        ratios[name] = statistics.median(each)
+        numbers = (f"{statistics.median(values):.0f}", f"{statistics.median(cpu[name]):.2f}", f"{ratios[name]:.3f}")
+        table.add_row(name, *numbers, f"{min(each):.2f} to {max(each):.2f}")
+    console = Console()
+    console.print(f"{workers} workers, {device}; ratio: {TOGETHER} / this", highlight=False)
+    console.print(table)
+    return {"workers": workers, **measured, "ratio": ratios, "machine": collect()}
+
+
+def _process(rank: int, workers: int, rounds: int, device: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    on = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(on)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=workers,
+        timeout=timedelta(minutes=5),
+    )
+    experiment = recipe("data.fraction=0.04" if device == "cpu" else "data.fraction=1.0", "train.epochs=1000")
+    rows = World.current(on).rows(experiment.train.batch_size, 0)
+    own = experiment.model_copy(update={"train": experiment.train.model_copy(update={"batch_size": rows})})
+    splits = load_splits(experiment.data)
+    alone = World(device=on)
+    states = {
+        TOGETHER: build(experiment, splits, World.current(on)),
+        SAME_BATCH: build(experiment, splits, alone),
+        SAME_ROWS: build(own, splits, alone),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in states}
+    cpu: dict[str, list[float]] = {name: [] for name in states}
+    for number in range(rounds + 1):
+        for name, state in states.items():
+            rate, cpu_s, images = _epoch(state)
+            # the images of the run together are all processes' already
+            everyone = 1 if name == TOGETHER else workers
+            if number:  # the first one warms up
+                rates[name].append(_sum(rate, on) / workers * everyone)
+                cpu[name].append(_sum(cpu_s, on) * 1e3 / (images * everyone))
+    if rank == 0:
+        Path(folder, "result.json").write_text(json.dumps({"images_per_s": rates, "cpu_s_per_1000": cpu}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _epoch(state: TrainState) -> tuple[float, float, int]:
+    """Train for one. Images per second of the whole run, CPU seconds of this process, and the images."""
+    dist.barrier()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    assert train_epoch(state)
+    for value in state.sums.values():
+        value.item()  # waits for the device
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+    images = state.loader.steps_per_epoch * state.experiment.train.batch_size
+    state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+    return images / seconds, cpu_s, images
+
+
+def _sum(value: float, device: torch.device) -> float:
+    return float(World.current(device).sum(torch.tensor(value, dtype=torch.float64, device=device)))
+
+
+# --- Ray Train against torchrun --------------------------------------------------------------------------------------
+
+_OVERRIDES = ("data.fraction=0.1", "train.epochs=4", "evaluate=[{kind: probe}]")
+
+
+def ray_against_torchrun(workers: int, runs: int, device: str) -> dict[str, Any]:
+    """Seconds between the end of the first epoch and that of the last, in turns, and their ratio; printed and returned."""
+    settings = [*_OVERRIDES, f"data.train={DATA / 'train.parquet'}", f"data.test={DATA / 'test.parquet'}"]
+    settings += [f"resources.workers={workers}", f"resources.gpus_per_worker={1 if device == 'cuda' else 0}"]
+    seconds: dict[str, list[float]] = {"torchrun": [], "Ray Train": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(runs):
+            order = [("torchrun", _torchrun), ("Ray Train", _ray)]
+            for name, run in order if number % 2 == 0 else reversed(order):
+                seconds[name].append(run(settings, Path(folder, f"{name} {number}"), workers))
+    logs = [math.log(a / b) for a, b in zip(seconds["Ray Train"], seconds["torchrun"], strict=True)]
+    mean, low, high = _interval(logs)
+    ratio = {"mean": math.exp(mean), "low": math.exp(low), "high": math.exp(high)}
+    table = Table("", "seconds", box=None)
+    for name, values in seconds.items():
+        table.add_row(name, " ".join(f"{value:.2f}" for value in values))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Ray Train / torchrun after start-up: {ratio['mean']:.3f}, 95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}",
+        highlight=False,
+    )
+    return {"workers": workers, "seconds": seconds, "ratio": ratio, "machine": collect()}
+
+
+def _interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval."""
+    from scipy.stats import t
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, -math.inf, math.inf
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def _torchrun(settings: list[str], folder: Path, workers: int) -> float:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
+    command += ["simlap.train", str(RECIPE), *settings, "--out", str(folder)]
+    ends = []
+    with subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.match(r"  epoch \d+:", line):
+                ends.append(time.perf_counter())
+    if process.returncode != 0:
+        raise RuntimeError(f"torchrun ended with {process.returncode}")
+    return ends[-1] - ends[0]
+
+
+def _ray(settings: list[str], folder: Path, workers: int) -> float:
+    command = [sys.executable, "-m", "simlap", "run", str(RECIPE), *settings, "--storage", str(folder)]
+    subprocess.run(command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, check=True)
+    storage = Storage(folder)
+    cells = [path.name for path in Path(folder, "cells").iterdir()]
+    assert len(cells) == 1
+    ends = [row["t"] / 1e3 for row in read_rows(storage.child("cells", cells[0])) if row["type"] == "metrics"]
+    return float(ends[-1] - ends[0])
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a process may take of its machine: threads, and memory of a GPU that it shares with other processes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pyarrow
+import torch
+
+from simlap.config import Experiment
+from simlap.errors import UserError
+
+
+class DeviceMemoryError(UserError):
+    """The GPU's memory, or the run's share of it, is full."""
+
+
+def set_threads(cpus: int) -> None:
+    """Let torch and pyarrow compute with so many threads, whatever they used before.
+
+    Set explicitly: Ray sets OMP_NUM_THREADS for a process's first cell, and the sum of floats depends on the number of threads.
+    """
+    torch.set_num_threads(cpus)
+    pyarrow.set_cpu_count(cpus)
+
+
+def share_of_memory(gpus_per_worker: float) -> float:
+    """The share of its GPU's memory that a worker may take: that of the GPU which Ray schedules it for."""
+    return gpus_per_worker if 0 < gpus_per_worker < 1 else 1.0
+
+
+def set_memory_share(device: torch.device, gpus_per_worker: float) -> None:
+    """Cap what this process may allocate on its GPU. A process that had another cap before gets this one. No-op on a CPU.
+
+    The cap counts what torch allocates, not the context that CUDA keeps for every process beside it.
+    """
+    if device.type == "cuda":
+        _cap(device, share_of_memory(gpus_per_worker))
+
+
+def _cap(device: torch.device, share: float) -> None:
+    index = cast("int | None", device.index)  # torch's stubs know no device without
+    torch.cuda.empty_cache()  # what the cell before left in torch's hands counts against the cap
+    torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device() if index is None else index)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory, used or not."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def explain_out_of_memory(experiment: Experiment, device: torch.device, world_size: int) -> DeviceMemoryError:
+    """What to tell the user whose run does not fit, with everything that can be done about it."""
+    train, gpus = experiment.train, experiment.resources.gpus_per_worker
+    share = share_of_memory(gpus)
+    where = "all of it" if share == 1 else f"{share:g} of it"
+    if device.type == "cuda":
+        where += f", {share * total_memory(device) / 1e9:.1f} GB"
+    rows = -(-train.batch_size // world_size) * experiment.data.augment.views
+    remedies = ["lower train.batch_size (which changes the result)"]
+    if train.micro_batch_size is None or train.micro_batch_size > 1:
+        now = f"now {train.micro_batch_size}" if train.micro_batch_size else f"now all {rows} rows of a worker at once"
+        remedies.insert(0, f"set a smaller train.micro_batch_size ({now})")
+    if share < 1:
+        remedies.insert(0, f"raise resources.gpus_per_worker (now {gpus:g}), so that fewer cells share the GPU")
+    return DeviceMemoryError(f"out of GPU memory (the run may use {where}): {', or '.join(remedies)}")
