@@ -65,8 +65,8 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Blocks of anchors, the last one short; gates are shared however small the batch."""
     monkeypatch.setattr(sys.modules["simlap.losses.subspace_info_nce"], "_SHARED_FROM", 0)
     if request.param == "several":
-        monkeypatch.setattr(sys.modules["simlap.losses.forms.chunked"], "_BLOCK_ENTRIES", {"cpu": 1})
-        monkeypatch.setattr(sys.modules["simlap.losses.forms.chunked"], "_BLOCK_ROWS", 4)
+        monkeypatch.setattr(sys.modules["simlap.losses.forms.blocks"], "_BLOCK_ENTRIES", {"cpu": 1})
+        monkeypatch.setattr(sys.modules["simlap.losses.forms.blocks"], "_BLOCK_ROWS", 4)
         monkeypatch.setattr(sys.modules["simlap.losses.forms.problem"], "_DISTINCT_FROM", 0)
 
 

@@ -80,7 +80,7 @@ def test_blocks_add_up(similarity: str, monkeypatch: pytest.MonkeyPatch) -> None
     """Several blocks of anchors, the last one short."""
     case = make_case(11, 9, 5, classes=3)
     options = {"similarity": similarity, "self_index": torch.arange(11) % 9}
-    module = sys.modules["simlap.losses.forms.chunked"]  # the package's attribute of this name is the function
+    module = sys.modules["simlap.losses.forms.blocks"]  # the package's attribute of this name is the function
     monkeypatch.setattr(module, "_BLOCK_ENTRIES", {"cpu": 1})
     monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
     assert_equal_to_naive(case, torch.float64, 1e-10, **options)
@@ -185,7 +185,7 @@ def test_learnt_temperature(
     similarity: Similarity, positives: Positives, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its gradient is the twin's and the numerical one; everything else is as with a number. In several blocks."""
-    module = sys.modules["simlap.losses.forms.chunked"]  # the package's attribute of this name is the function
+    module = sys.modules["simlap.losses.forms.blocks"]  # the package's attribute of this name is the function
     monkeypatch.setattr(module, "_BLOCK_ENTRIES", {"cpu": 1})
     monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
     case = make_case(11, 9, 5, classes=3)

@@ -16,7 +16,6 @@ two products of their gradient, from sums over the anchors of each gate: of six 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from simlap.losses.forms.blocks import Block, Buffers, blocks
 from simlap.losses.forms.problem import (
     FAR_BELOW,
     Operands,
@@ -33,10 +33,6 @@ from simlap.losses.forms.problem import (
     without_autocast,
 )
 from simlap.losses.unit import tangent
-
-# entries of one [b, N] buffer: what stays in a core's cache; a GPU wants work to fill it
-_BLOCK_ENTRIES = {"cpu": 2**18, "cuda": 2**24}
-_BLOCK_ROWS = 128  # at least: thinner products are slow
 
 
 def chunked(problem: Problem) -> Tensor:
@@ -88,11 +84,12 @@ def _run(problem: Problem, learns: bool) -> tuple[Tensor, _Sums, Tensor]:
     if problem.gate_index is not None:
         problem, order = problem.sorted()  # then a block has few gates
     operands = Operands.prepare(problem)
+    problem = problem._replace(z=operands.z)  # lets the sorted copy go
     squared_keys = operands.keys * operands.keys if problem.cosine else None  # faster than square() where rows are few
     sums = _Sums.zeros(operands, problem, learns)
     loss = None
-    for block in _blocks(problem):
-        masks = problem.masks(dtype, block.part)
+    for block in blocks(problem):
+        masks = problem.masks(dtype, block.part, out=block.buffers[:2])
         if squared_keys is not None:
             of_block = _cosine_block(operands, squared_keys, block, masks, inverse, sums)
         else:
@@ -143,62 +140,13 @@ class _Sums(NamedTuple):
         return len(self.rows) > 0
 
 
-class _Block(NamedTuple):
-    part: slice | None
-    """Its anchors; None where it is the only one: with a small batch, every operation counts."""
-    own: Tensor | None
-    """[u], its gates, each once; None where each anchor has its own."""
-    places: Tensor | None
-    """[b], which of these each anchor has."""
-    members: Tensor | None
-    """[u, b], 1 where the anchor has the gate."""
-
-    def anchors(self, of_all: Tensor) -> Tensor:
-        """[B, ...] -> [b, ...]."""
-        return of_all if self.part is None else of_all[self.part]
-
-    def gates(self, of_all: Tensor) -> Tensor:
-        """[U, D] -> [u, D]."""
-        return self.anchors(of_all) if self.own is None else of_all.index_select(0, self.own)
-
-    def spread(self, of_gates: Tensor) -> Tensor:
-        """[u, ...] -> [b, ...]."""
-        return of_gates if self.places is None else of_gates.index_select(0, self.places)
-
-    def collect(self, of_anchors: Tensor) -> Tensor:
-        """Sums over the anchors of each gate, in a fixed order: [b, n] -> [u, n]."""
-        return of_anchors if self.members is None else self.members @ of_anchors
-
-    def add(self, of_all: Tensor, gates: Tensor, of_gates: Tensor) -> None:
-        """gates x of_gates, [u, D] both, to the rows of its gates among all, [U, D]."""
-        if self.own is None:
-            torch.mul(gates, of_gates, out=self.anchors(of_all))
-        else:
-            of_all.index_add_(0, self.own, of_gates.mul_(gates))
-
-
-def _blocks(problem: Problem) -> Iterator[_Block]:
-    rows = max(_BLOCK_ROWS, _BLOCK_ENTRIES.get(problem.z.device.type, 2**24) // len(problem.keys))
-    for start in range(0, len(problem.z), rows):
-        part = slice(start, start + rows) if len(problem.z) > rows else None
-        if problem.gate_index is None:
-            yield _Block(part, None, None, None)
-            continue
-        index = problem.gate_index if part is None else problem.gate_index[part]
-        if index.device.type == "cpu":
-            own, places = index.unique_consecutive(return_inverse=True)
-        else:  # which gates a block has, only a CPU knows without waiting
-            own, places = torch.arange(len(problem.gates), device=index.device), index
-        yield _Block(part, own, places, (own[:, None] == index).to(problem.dtype))
-
-
-def _nce(logits: Tensor, masks: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _nce(logits: Tensor, masks: tuple[Tensor, Tensor], buffers: Buffers) -> tuple[Tensor, Tensor]:
     """The block's sum over positives (docs/method.md, step 5), and its gradient in the logits [b, N]."""
     positive, excluded = masks
-    negatives = torch.sub(logits, excluded, alpha=FAR_BELOW)  # [b, N]
+    negatives = torch.sub(logits, excluded, alpha=FAR_BELOW, out=excluded)  # [b, N]
     largest = negatives.amax(dim=1, keepdim=True)  # [b, 1]
     mass = exponentials(negatives.sub_(largest)).sum(dim=1, keepdim=True)  # [b, 1]
-    margin = (largest + mass.log()) - logits  # LSE_i - l_ij [b, N]
+    margin = torch.sub(largest + mass.log(), logits, out=buffers.margin)  # LSE_i - l_ij [b, N]
     # the default threshold of 20 shows in float64
     loss = F.softplus(margin, threshold=80.0).mul_(positive).sum()
     a = margin.sigmoid_().mul_(positive)  # [b, N]
@@ -208,7 +156,7 @@ def _nce(logits: Tensor, masks: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def _cosine_block(
     operands: Operands,
     squared_keys: Tensor,
-    block: _Block,
+    block: Block,
     masks: tuple[Tensor, Tensor],
     inverse_temperature: float | Tensor,
     sums: _Sums,
@@ -216,14 +164,18 @@ def _cosine_block(
     """The loss of one block with `similarity: cosine`: l_ij = <g^2 z_i, k_j> / (|g z_i| |g k_j| temperature)."""
     z, keys, gates = block.anchors(operands.z), operands.keys, block.gates(operands.gates)
     squared = gates * gates  # [u, D]
-    of_keys = inverse_norms(squared @ squared_keys.T)  # 1 / |g k_j| [u, N]
-    spread_of_keys, spread_squared = block.spread(of_keys), block.spread(squared)  # [b, N], [b, D]
+    of_keys = torch.mm(squared, squared_keys.T, out=None if block.own is not None else block.buffers.of_keys)
+    of_keys = inverse_norms(of_keys)  # 1 / |g k_j| [u, N]
+    spread_of_keys, spread_squared = (
+        block.spread(of_keys, block.buffers.of_keys),
+        block.spread(squared),
+    )  # [b, N], [b, D]
     u = spread_squared * z
     of_anchors = inverse_norms((u * z).sum(dim=1, keepdim=True))  # 1 / |g z_i| [b, 1]
     scale = of_anchors * inverse_temperature
     u.mul_(scale)
-    logits = (u @ keys.T).mul_(spread_of_keys)
-    loss, grad = _nce(logits, masks)
+    logits = torch.mm(u, keys.T, out=block.buffers.logits).mul_(spread_of_keys)
+    loss, grad = _nce(logits, masks, block.buffers)
     if not sums.wanted:
         return loss
     by_square = logits.mul_(grad)  # -2 times: by row in log |g z_i|^2, by column in log |g k_j|^2
@@ -244,7 +196,7 @@ def _cosine_block(
 
 def _masked_dot_block(
     operands: Operands,
-    block: _Block,
+    block: Block,
     masks: tuple[Tensor, Tensor],
     inverse_temperature: float | Tensor,
     sums: _Sums,
@@ -253,8 +205,8 @@ def _masked_dot_block(
     z, keys, gates = block.anchors(operands.z), operands.keys, block.gates(operands.gates)
     squared = block.spread(gates.square() * inverse_temperature)  # [b, D]
     u = squared * z
-    logits = u @ keys.T
-    loss, grad = _nce(logits, masks)
+    logits = torch.mm(u, keys.T, out=block.buffers.logits)
+    loss, grad = _nce(logits, masks, block.buffers)
     if not sums.wanted:
         return loss
     if sums.temperature is not None:

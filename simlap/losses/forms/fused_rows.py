@@ -2,7 +2,7 @@
 # (the parameters of a Triton kernel are pointers and tiles, for which Python has no types)
 """Triton kernels of the fused subspace InfoNCE that work row by row, in O((B + N) D): operands before, gradients after.
 
-They do what `simlap.losses.operands` and the ends of `simlap.losses.subspace_info_nce` do, in one launch each where torch
+They do what `simlap.losses.forms.problem` and the ends of `simlap.losses.subspace_info_nce` do, in one launch each where torch
 needs twenty: at B = 4,096 those launches would take longer than the sweeps. A program has ROWS rows of WIDTH >= D columns
 (both powers of two); operands have STRIDE columns, zeros beyond D. Key rows are read in the order of their classes.
 """

@@ -60,29 +60,35 @@ class Problem(NamedTuple):
             self_index=None if self.self_index is None else self.self_index[order],
         ), order
 
-    def masks(self, dtype: torch.dtype, part: slice | None = None) -> tuple[Tensor, Tensor]:
+    def masks(
+        self, dtype: torch.dtype, part: slice | None = None, out: tuple[Tensor | None, Tensor | None] = (None, None)
+    ) -> tuple[Tensor, Tensor]:
         """Of the anchors `part`, or all (docs/method.md, step 4), [b, N] each: 1 at positives and 0 elsewhere; 0 at negatives
         and at least 1 elsewhere. Numbers, because filling by a mask of booleans takes as long as a matrix product on a CPU.
+
+        Args:
+            out: memory to write to.
         """
         labels, pair_labels, own = self.labels, self.pair_labels, self.self_index
         if part is not None:
             labels, pair_labels, own = labels[part], pair_labels[part], None if own is None else own[part]
-        positive = _of_classes(pair_labels, self.key_labels, dtype).to(dtype)
-        excluded = positive + _of_classes(labels, self.key_labels, dtype)
+        positive = _of_classes(pair_labels, self.key_labels, dtype, out[0]).to(dtype)
+        of_labels = _of_classes(labels, self.key_labels, dtype, out[1])
+        excluded = positive + of_labels if of_labels.dtype == torch.bool else of_labels.add_(positive)
         if self.either:
-            positive = excluded.clamp(max=1.0)
+            positive = torch.clamp(excluded, max=1.0, out=positive)
         if own is not None:
             positive.scatter_(1, own[:, None], 0.0)
         return positive, excluded
 
 
-def _of_classes(classes: Tensor, key_labels: Tensor, dtype: torch.dtype) -> Tensor:
+def _of_classes(classes: Tensor, key_labels: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """[b, N], 1 or true at the keys of each row's class."""
     if classes.device.type != "cpu" or len(classes) * len(key_labels) < _DISTINCT_FROM:
         return classes[:, None] == key_labels
     distinct, index = classes.unique(return_inverse=True)  # how many there are, only a CPU knows without waiting
     of_distinct: Tensor = (distinct[:, None] == key_labels).to(dtype)
-    return of_distinct.index_select(0, index)
+    return torch.index_select(of_distinct, 0, index, out=out)
 
 
 class Operands(NamedTuple):

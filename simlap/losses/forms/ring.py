@@ -36,7 +36,7 @@ from simlap.losses.arguments import (
     check_temperature,
 )
 from simlap.losses.forms.circle import Circle
-from simlap.losses.forms.problem import FAR_BELOW, Problem, inverse_norms, without_autocast
+from simlap.losses.forms.problem import FAR_BELOW, Problem, exponentials, inverse_norms, without_autocast
 from simlap.losses.unit import inverse_count, tangent, unit_max, unit_norm
 
 # entries of one [b, n] buffer: a megabyte stays in a core's cache, a GPU wants work to fill it
@@ -134,7 +134,9 @@ class _Ring(torch.autograd.Function):
             for block in _round(z, circle, problem):
                 negatives = anchors.logits(block.keys)[0].sub_(block.masks(problem)[1], alpha=FAR_BELOW)
                 before, largest = largest, torch.maximum(largest, negatives.amax(dim=1, keepdim=True))
-                mass.mul_((before - largest).exp_()).add_(negatives.sub_(largest).exp_().sum(dim=1, keepdim=True))
+                mass.mul_((before - largest).exp_()).add_(
+                    exponentials(negatives.sub_(largest)).sum(dim=1, keepdim=True)
+                )
             of_negatives = largest + mass.log()  # LSE_i [b, 1]
             for block in _round(z, circle, problem):
                 margin, positive = of_negatives - anchors.logits(block.keys)[0], block.masks(problem)[0]
@@ -162,7 +164,8 @@ class _Ring(torch.autograd.Function):
                     logits, norms = anchors.logits(block.keys)
                     positive, excluded = block.masks(problem)
                     a = (of_negatives - logits).sigmoid_().mul_(positive)
-                    grad = torch.sub(logits, excluded, alpha=FAR_BELOW).sub_(largest).exp_().mul_(share).sub_(a)
+                    negatives = torch.sub(logits, excluded, alpha=FAR_BELOW).sub_(largest)
+                    grad = exponentials(negatives).mul_(share).sub_(a)
                     by_logit = logits.mul_(grad)
                     if isinstance(temperature, Tensor):
                         of_temperature += by_logit.sum()
