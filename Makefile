@@ -43,7 +43,7 @@ lint: $(STAMP) ## style, types, architecture, tree
 format: $(STAMP) ## let ruff format and repair what it can
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
-bench: $(STAMP) ## cost of the loss and of scheduling, against plain forms
+bench: $(STAMP) ## what loss, augmentation, step, data and scheduling cost, against plain forms
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file" || exit; done
 
 constraints: $(STAMP) ## renew constraints.txt to the newest versions that pyproject.toml allows

@@ -247,10 +247,11 @@ def test_benchmarks_support_the_readme() -> None:
     """The bounds that the README gives, against the results that are committed beside it."""
     results = ROOT / "benchmarks/results"
     loss = json.loads((results / "loss-cpu.json").read_text())
-    form = next(form for form in loss["forms"] if form["form"] == "broadcast")
-    assert (loss["size"], loss["dim"], loss["machine"]["threads"]) == (1024, 256, 1)
-    assert form["seconds_ratio"] > 30
-    assert form["extra_bytes_ratio"] > 50
+    assert loss["dim"] == 256
+    seconds = {row["form"]: row["seconds"] for row in loss["times"] if row["size"] == 1024}
+    extra = {row["form"]: row["extra_bytes"] for row in loss["memory"] if row["size"] == 1024}
+    assert seconds["broadcast"] > 200 * seconds["auto"]
+    assert extra["broadcast"] > 300 * extra["auto"]
     scheduling = json.loads((results / "scheduling-cpu.json").read_text())
     assert scheduling["cells"] == 60
     assert scheduling["figures"]["per cell"] < 0.3
