@@ -75,6 +75,7 @@ class TrainLoader:
                 value=world_size,
             )
         self._labels = images.labels.cpu()
+        self._streamed = isinstance(images, StreamedSet)
         self._by_class = sampling.by_class(self._labels, num_classes)
         sampling.check_sampling(data, batch_size, len(images), [len(part) for part in self._by_class])
         if pairs == "distinct" and num_classes < 2:
@@ -119,7 +120,8 @@ class TrainLoader:
                     made.append((step, plan))
                     yield Drawn(images, plan.samples, plan.copies, draws)
 
-            for images in augment_steps(self._augmenter, key, drawn()):
+            # streamed images stay bounded by the window, and a broken one is met where it is due
+            for images in augment_steps(self._augmenter, key, drawn(), together=not self._streamed):
                 yield self._batch(epoch, *made.popleft(), images)
 
     def _planned(

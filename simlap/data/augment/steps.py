@@ -24,15 +24,18 @@ class Drawn(NamedTuple):
     draws: Tensor
 
 
-def augment_steps(augmenter: Augmentation, key: int, steps: Iterable[Drawn]) -> Iterator[Tensor]:
+def augment_steps(
+    augmenter: Augmentation, key: int, steps: Iterable[Drawn], *, together: bool = True
+) -> Iterator[Tensor]:
     """The augmented images of each step, float32 [b, c, s, s], bit for bit those of a call for each.
 
-    As many steps are taken ahead as go through together: some megabytes of images, at least one step.
+    As many steps are taken ahead as go through `together`: some megabytes of images, at least one step. Without, one by one,
+    each taken when it is asked for.
     """
     waiting: list[Drawn] = []
     for step in steps:
         waiting.append(step)
-        most = _TOGETHER.get(step.images.device.type, 0)
+        most = _TOGETHER.get(step.images.device.type, 0) if together else 0
         if sum(each.images.nbytes for each in waiting) + step.images.nbytes > most:
             yield from _together(augmenter, key, waiting)
             waiting = []
