@@ -179,14 +179,16 @@ def test_compiled_is_plain() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_without_a_compiler() -> None:
     import torch._inductor.config as config
 
     torch.compiler.reset()
-    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere/g++"))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.raises(
-        RuntimeError, match=r"'compiled' of the subspace InfoNCE needs a working compiler.*auto, plain, chunked"
+    # What monkeypatch undoes in torch's configuration stays hidden afterwards; torch's own patch puts it back.
+    with (
+        config.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True}),
+        pytest.raises(
+            RuntimeError, match=r"'compiled' of the subspace InfoNCE needs a working compiler.*auto, plain, chunked"
+        ),
     ):
         outcome(subspace_info_nce, make(), torch.float32, form="compiled")
     torch.compiler.reset()
