@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from simlap.comm import sum_over_workers
+
 
 def weighted_batch_norm(norm: _BatchNorm, x: Tensor, counts: Tensor, size: int) -> Tensor:
     """What `norm` does to x if row u were there `counts[u]` times, as U rows.
@@ -116,8 +118,7 @@ class _Normalise(torch.autograd.Function):
         mean_grad, mean_product = by_bias, by_weight
         if ctx.group is not None:
             # the data-parallel wrapper adds up the parameters' gradients; only what reaches x goes through the group
-            sums = torch.cat([by_bias, by_weight]).double()
-            dist.all_reduce(sums, group=ctx.group)
+            sums = sum_over_workers(torch.cat([by_bias, by_weight]).double(), ctx.group)
             mean_grad, mean_product = sums.to(wide).chunk(2)
         gain = inverse_std if weight is None else inverse_std * weight
         off = torch.addcmul(mean_grad, normalised, mean_product)  # [U, E]
@@ -131,7 +132,7 @@ def _of_all(mean: Tensor, variance: Tensor, size: int, group: dist.ProcessGroup)
     """Moments of all workers' rows from each one's, float64 as in `simlap.train.distributed.SyncBatchNorm`, and their number."""
     mean, variance = mean.double(), variance.double()
     sums = torch.cat([size * mean, size * (variance + mean.square()), mean.new_full((1,), size)])
-    dist.all_reduce(sums, group=group)
+    sums = sum_over_workers(sums, group)
     total = sums[-1]
     if total.device.type == "cpu" and total <= 1:
         raise ValueError(f"expected more than 1 row over all workers in training mode, got {int(total)}")

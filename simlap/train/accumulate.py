@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from simlap import rng
+from simlap.comm import average_
 from simlap.data.batch import Batch
 from simlap.methods.base import Method, StepOutput
 from simlap.train.seeding import seed
@@ -82,7 +82,6 @@ def average_gradients(parameters: Sequence[Tensor], world: World) -> None:
         bucket[-1].append(parameter.grad)
     for gradients in (bucket for of_dtype in buckets.values() for bucket in of_dtype):
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= world.size
+        average_(flat)
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))

@@ -1,12 +1,11 @@
 """Data parallelism that computes what one process would: gathering with gradient, and batch norm over the global batch.
 
-W workers; worker r holds rows r::W of the global batch, so that row counts differ by at most one. A module that is
-wrapped in DistributedDataParallel after `convert_sync_batchnorm` wants `forward_sync_buffers=False`: the running
-statistics are the same everywhere already.
+W workers; worker r holds rows r::W of the global batch, so that row counts differ by at most one.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,34 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from simlap.comm import average_, gather, sum_over_workers, sum_rows
+from simlap.comm.host import of_host
+
+_NO_BUFFER_SYNC: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else {"broadcast_buffers": False}  # its name before torch 2.15
+)
+"""Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
+
+
+def data_parallel(module: nn.Module) -> DistributedDataParallel:
+    """The wrapper that averages gradients over all workers, to be used after `convert_sync_batchnorm`."""
+    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC)
+    if not next(module.parameters()).is_cuda and of_host() is not None:
+        # a function with annotations would have to be annotated by classes, not by their names
+        wrapped.register_comm_hook(None, lambda _, bucket: _average(bucket.buffer()))
+    return wrapped
+
+
+def _average(gradients: Tensor) -> torch.futures.Future[Tensor]:
+    average_(gradients)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(gradients)
+    return done
+
 
 # --- gathering -------------------------------------------------------------------------------------------------------
 
@@ -52,12 +79,11 @@ class _AllGather(torch.autograd.Function):
             )
         # collectives want equal shapes: short workers send a row of padding that is cut off again
         most = max(rows)
-        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) if len(x) < most else x.contiguous()
-        result = x.new_empty(len(rows) * most, *x.shape[1:])
-        dist.all_gather_into_tensor(result, padded, group=group)
+        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) if len(x) < most else x
+        result = gather(padded, group)
         if min(rows) < most:
             result = torch.cat([part[:n] for part, n in zip(result.split(most), rows, strict=True)])
-        ctx.group, ctx.rows, ctx.rank = group, rows, rank
+        ctx.group, ctx.rows = group, rows
         if not x.is_floating_point():
             ctx.mark_non_differentiable(result)
         return result
@@ -65,14 +91,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        # A reduce-scatter, made of an exchange and a sum: everyone sends each worker the gradient of that worker's rows.
-        # It moves half of what an all-reduce does (gloo's own reduce_scatter is an all-reduce), takes uneven rows as they
-        # are, adds up in rank order, and sends half precision as it is: only the sum is float32.
-        workers, own = len(ctx.rows), ctx.rows[ctx.rank]
-        received = grad.new_empty(workers * own, *grad.shape[1:])
-        dist.all_to_all_single(received, grad.contiguous(), [own] * workers, ctx.rows, group=ctx.group)
-        parts = received.view(workers, own, *grad.shape[1:])
-        return parts.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype), None, None
+        return sum_rows(grad, ctx.rows, ctx.group), None, None
 
 
 def _sizes(x: Tensor, group: dist.ProcessGroup | None) -> list[int]:
@@ -202,7 +221,7 @@ class _Normalise(torch.autograd.Function):
         else:
             variance = mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
         sums = torch.cat([mean, torch.addcmul(variance, mean, mean), mean.new_ones(1)]).mul_(count)
-        dist.all_reduce(sums, group=group)
+        sums = sum_over_workers(sums, group)
         total = sums[-1]
         if total <= 1:
             raise ValueError(f"expected more than 1 value per channel over all workers, got input {[*x.shape]}")
@@ -233,8 +252,7 @@ class _Normalise(torch.autograd.Function):
             )
         # the wrapper adds up the parameters' gradients over workers; here only what reaches the input goes through the
         # group
-        sums = torch.cat([by_bias, by_weight]).double()
-        dist.all_reduce(sums, group=ctx.group)
+        sums = sum_over_workers(torch.cat([by_bias, by_weight]).double(), ctx.group)
         mean_grad, mean_product = (sums / -total).to(mean.dtype).mul_(gain.repeat(2)).chunk(2)
         # gain x (gradient - its mean - normalised input x the mean of that product)
         grad_x = F.batch_norm(wide, mean, variance, mean_product, mean_grad, training=False, eps=eps)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from simlap import rng
 from simlap.config import Experiment
@@ -22,7 +20,7 @@ from simlap.methods import build_method, pair_kind
 from simlap.methods.base import Method, StepOutput
 from simlap.train.accumulate import average_gradients, backward_in_parts
 from simlap.train.checkpoint import Checkpoint, optimizer_state_dict, optimizer_tensors
-from simlap.train.distributed import convert_sync_batchnorm
+from simlap.train.distributed import convert_sync_batchnorm, data_parallel
 from simlap.train.optim import build_optimizer, learning_rate, place_like_parameters, set_learning_rate
 from simlap.train.padding import skip_padding
 from simlap.train.seeding import seed
@@ -31,13 +29,6 @@ from simlap.train.world import World
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
-
-_NO_BUFFER_SYNC: dict[str, Any] = (
-    {"forward_sync_buffers": False}
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    else {"broadcast_buffers": False}  # its name before torch 2.15
-)
-"""Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
 
 
 @dataclass
@@ -156,7 +147,7 @@ def build(
         model.backbone.compile()  # in place: names of parameters stay
     wrapped: nn.Module = model
     if world.size > 1 and _parts(experiment, world) == 1:
-        wrapped = DistributedDataParallel(model, **_NO_BUFFER_SYNC)
+        wrapped = data_parallel(model)
     loader = TrainLoader(
         splits.train,
         data=experiment.data,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from simlap.comm import sum_over_workers
 from simlap.data.augment.device import move
 from simlap.train.world import World
 
@@ -45,12 +45,10 @@ class _Votes:
     """A sum over all workers that is under way."""
 
     def __init__(self, mine: bool, device: torch.device) -> None:
-        self._sum: Tensor = move(torch.tensor([float(mine)]), device)
-        self._work = dist.all_reduce(self._sum, async_op=True)
+        self._sum: Tensor = sum_over_workers(move(torch.tensor([float(mine)]), device))
         self._done: torch.cuda.Event | None = None
         if device.type == "cuda":
             # copied when it is there; to ask for it later waits for this step's beginning, and not for its end
-            self._work.wait()
             self._sum = torch.empty(1, pin_memory=True).copy_(self._sum, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record()
@@ -59,6 +57,4 @@ class _Votes:
         """Whether somebody said so, once all have voted."""
         if self._done is not None:
             self._done.synchronize()
-        else:
-            self._work.wait()
         return bool(self._sum.item())

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simlap.comm import sum_over_workers
+
 
 @dataclass(frozen=True)
 class World:
@@ -28,9 +30,7 @@ class World:
         """The sum over all workers, without gradient. Same shape."""
         if self.size == 1:
             return tensor.detach()
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_workers(tensor.detach().clone())
 
     def any(self, flag: bool) -> bool:
         """True where any worker says so; all workers must ask."""
