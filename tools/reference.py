@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from simlap.config import schema
-from simlap.study import spec
+from simlap.study import scheduling, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"docs/experiment-file.md": schema.Experiment, "docs/study-file.md": spec.StudySpec}
@@ -54,7 +54,7 @@ def shown(text: str) -> set[str]:
 
 
 def model_named(name: str) -> type[BaseModel]:
-    found: type[BaseModel] = vars(spec).get(name) or vars(schema)[name]
+    found: type[BaseModel] = (vars(schema) | vars(scheduling) | vars(spec))[name]
     return found
 
 

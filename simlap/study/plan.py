@@ -18,7 +18,8 @@ from simlap.record.view import CellView
 from simlap.storage import Storage
 from simlap.study.arms import Arm
 from simlap.study.events import read_events, stopped_cells
-from simlap.study.spec import Asha, Study
+from simlap.study.scheduling import Asha
+from simlap.study.spec import Study
 from simlap.study.stages import Chain, Use, find_uses, needed_stages
 from simlap.train.check import check_experiment
 

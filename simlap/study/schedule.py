@@ -9,7 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from simlap.study.plan import Plan
-from simlap.study.spec import Asha
+from simlap.study.scheduling import Asha
 
 
 class ProtectedAsha(AsyncHyperBandScheduler):

@@ -12,6 +12,7 @@ from simlap.config import Experiment, load_experiment, override, parse_override,
 from simlap.config.schema import Count, Resources, Strict
 from simlap.study.arms import Arm, Combination, level_name, make_arms, with_resources
 from simlap.study.metric import check_metric
+from simlap.study.scheduling import NoScheduler, Scheduler
 
 Levels = list[JsonValue] | dict[str, JsonValue]
 
@@ -44,25 +45,6 @@ class Metric(Strict):
     """The final table shows it, for arms that ran to the end."""
     epoch: Literal["last"] = "last"
     """The declared epoch at which the test set is looked at."""
-
-
-class NoScheduler(Strict):
-    """Every cell runs to the end."""
-
-    kind: Literal["none"]
-
-
-class Asha(Strict):
-    """Asynchronous successive halving (Li et al. 2020), Ray Tune's."""
-
-    kind: Literal["asha"]
-    grace_epochs: Count = 5
-    """No cell is stopped before it; the first rung."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Rungs are grace_epochs x reduction_factor^k; at each, the best 1/reduction_factor goes on."""
-
-
-Scheduler = Annotated[NoScheduler | Asha, Field(discriminator="kind")]
 
 
 class StudySpec(Strict):

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from simlap.study.schedule import ProtectedAsha
-from simlap.study.spec import Asha
+from simlap.study.scheduling import Asha
 
 NO_CONTROLLER: Any = None
 ASHA = Asha(kind="asha", grace_epochs=1, reduction_factor=3)
