@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,31 @@ def test_exchanges(world_size: int, tmp_path: Path) -> None:
         assert torch.equal(found["columns"], torch.arange(6.0).view(2, 3).T.repeat(world_size, 1))
         expected = [world_size * turn * world_size + sum(range(world_size)) for turn in range(200)]
         assert found["turns"][:, 0].tolist() == expected
+
+
+def test_more_workers_than_cores_give_the_same() -> None:
+    """Three ends in one process, where there need not be a core for each."""
+    memory = torch.zeros(Host.size_of(3), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    sent = torch.randn(3, host.LONG, generator=generator)
+    rows = [2, 0, 3]
+
+    def end(rank: int) -> list[Tensor]:
+        mine = Host(memory, rank, [os.getpid()] * 3)
+        found = []
+        for _ in range(3):
+            summed = sent[rank].clone()
+            mine.sum_(summed)
+            tall = sent[rank, : 5 * 70_000].view(5, 70_000)
+            found = [summed, mine.sum(sent[rank]), mine.sum_rows(tall, sum(rows[:rank]), rows[rank])]
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        ends = list(pool.map(end, range(3)))
+    expected = sent[0] + sent[1] + sent[2]
+    assert all(torch.equal(end[0], expected) for end in ends)
+    assert all(torch.allclose(end[1], expected, rtol=1e-6, atol=1e-6) for end in ends)
+    assert torch.allclose(torch.cat([end[2] for end in ends]).view(-1), expected[: 5 * 70_000], rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture
