@@ -70,11 +70,22 @@ class Block(NamedTuple):
         else:
             of_all.index_add_(0, self.own, of_gates.mul_(gates))
 
+    def add_product(self, of_all: Tensor, a: Tensor, b: Tensor) -> None:
+        """a @ b to what the blocks add up; the only block's is all of it."""
+        if self.part is None:
+            torch.mm(a, b, out=of_all)
+        else:
+            of_all.addmm_(a, b)
+
+
+def block_rows(problem: Problem) -> int:
+    """How many anchors a block has, but the last."""
+    return max(_BLOCK_ROWS, _BLOCK_ENTRIES.get(problem.z.device.type, 2**24) // len(problem.keys))
+
 
 def blocks(problem: Problem) -> Iterator[Block]:
     """All anchors; where they share gates, in `problem.sorted()` order, so that a block has few."""
-    anchors, keys, device = len(problem.z), len(problem.keys), problem.z.device
-    size = max(_BLOCK_ROWS, _BLOCK_ENTRIES.get(device.type, 2**24) // keys)
+    anchors, keys, device, size = len(problem.z), len(problem.keys), problem.z.device, block_rows(problem)
     buffers = Buffers()
     if anchors > size and device.type == "cpu":
         buffers = Buffers(*torch.empty(len(Buffers._fields), size, keys, dtype=problem.dtype))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from simlap.losses.forms.blocks import Block, Buffers, blocks
+from simlap.losses.forms.blocks import Block, Buffers, block_rows, blocks
 from simlap.losses.forms.problem import (
     FAR_BELOW,
     Operands,
@@ -128,9 +128,11 @@ class _Sums(NamedTuple):
     def zeros(cls, operands: Operands, problem: Problem, learns: bool) -> _Sums:
         z = operands.z
         sizes = [len(x) if learns else 0 for x in operands[:3]]
-        rows = z.new_zeros(sum(sizes), z.shape[1])
+        # a single block of anchors with a gate each writes to all of it
+        new = z.new_empty if problem.gate_index is None and 0 < len(z) <= block_rows(problem) else z.new_zeros
+        rows = new(sum(sizes), z.shape[1])
         of_z, of_keys, of_gates = rows.split(sizes)
-        key_norms = z.new_zeros(sizes[1] if problem.cosine else 0, z.shape[1])
+        key_norms = new(sizes[1] if problem.cosine else 0, z.shape[1])
         temperature = z.new_zeros(()) if learns and isinstance(problem.temperature, Tensor) else None
         return cls(rows, of_z, of_keys, of_gates, key_norms, temperature)
 
@@ -189,8 +191,8 @@ def _cosine_block(
     torch.mul(across, spread_squared, out=block.anchors(sums.z))
     of_gates = block.collect(grad_u.add_(across).mul_(z))  # over g [u, D]
     block.add(sums.gates, gates, of_gates.addmm_(by_square, squared_keys, alpha=-1.0))
-    sums.keys.addmm_(grad.T, u)
-    sums.key_norms.addmm_(by_square.T, squared)
+    block.add_product(sums.keys, grad.T, u)
+    block.add_product(sums.key_norms, by_square.T, squared)
     return loss
 
 
@@ -214,5 +216,5 @@ def _masked_dot_block(
     grad_u = grad @ keys
     torch.mul(grad_u, squared, out=block.anchors(sums.z))
     block.add(sums.gates, gates, block.collect(grad_u.mul_(z).mul_(2.0 * inverse_temperature)))
-    sums.keys.addmm_(grad.T, u)
+    block.add_product(sums.keys, grad.T, u)
     return loss
