@@ -1,6 +1,6 @@
 """What data parallelism costs: workers of one run against as many independent runs side by side, and Ray Train against torchrun.
 
-    python benchmarks/scaling.py [--workers 2] [--rounds 4] [--device cpu] [--ray]
+    python benchmarks/scaling.py [--workers 2] [--rounds 3] [--device cpu] [--ray]
 
 Scaling: the authors' recipe (experiments/cifar10_resnet18.yaml; float32 on a CPU) and the small one on CIFAR-10, their batches
 and steps, one thread (or GPU) each. The small one is the hard case: 36 exchanges in a step of a tenth of a second. Every
@@ -12,7 +12,7 @@ number of rows instead, which is shown too, it makes as many steps as the worker
 
 On a virtual machine the hypervisor takes cores away (steal time); whoever loses one for a moment keeps all workers of a run
 waiting, while own runs lose but that moment. So a round counts only where less than 2 % were taken; if too few are so quiet in
-3 times as many, the quietest count, and their steal is shown.
+twice as many, the quietest count, and their steal is shown.
 
 With --ray (10 minutes): the same recipe by `simlap run` (Ray Train) and by torchrun, in turns. Timed is what a run takes from
 the end of its first epoch to the end of its last, checkpoints and reports included: start-up is left out. The ratio is the
@@ -60,7 +60,7 @@ TOGETHER, SAME_BATCH, SAME_ROWS = "one run together", "own runs, same global bat
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ray", action="store_true", help="Ray Train against torchrun too (10 minutes)")
     parser.add_argument("--runs", type=int, default=10, help="pairs of runs with --ray")
@@ -140,7 +140,7 @@ def _process(rank: int, file: Path, workers: int, rounds: int, device: str, fold
     rates: dict[str, list[float]] = {name: [] for name in states}
     cpu: dict[str, list[float]] = {name: [] for name in states}
     stolen: list[float] = []
-    for number in range(3 * rounds + 1):
+    for number in range(2 * rounds + 1):
         began, busy = time.perf_counter(), _steal_s()
         for name, state in states.items():
             rate, cpu_s, images = _epoch(state)
