@@ -36,8 +36,8 @@ from simlap.record.journal import read_rows, read_study
 from simlap.record.provenance import collect
 from simlap.run.cluster import Node, connect
 from simlap.storage import Storage
-from simlap.study.apply import check_resources
 from simlap.study.events import EventLog
+from simlap.study.placement import check_resources
 from simlap.study.plan import make_plan
 from simlap.study.spec import load_study
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from simlap.cli.app import (
     FAILED,
@@ -27,7 +26,38 @@ from simlap.errors import UserError
 if TYPE_CHECKING:
     from simlap.record.view import StudyView
     from simlap.study.apply import Outcome
-    from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.plan import Options
+
+
+BUDGET = 3
+"""Exit code: the study's budget is used up, and there is more to be done."""
+
+
+class Retry(enum.StrEnum):
+    """What `--retry` runs again."""
+
+    failed = "failed"
+
+
+class Rerun(enum.StrEnum):
+    """What `--rerun` discards and runs anew."""
+
+    stale = "stale"
+
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", help="Only arms with this level: factor=level, * matches any text. Several: all must match."
+    ),
+]
+RetryOption = Annotated[Retry | None, typer.Option("--retry", help="Run failed cells again, from where they failed.")]
+RerunOption = Annotated[
+    Rerun | None, typer.Option("--rerun", help="Discard what other code computed, and run it anew.")
+]
+SeedsOption = Annotated[
+    int | None, typer.Option("--seeds", min=1, help="At least so many seeds; those of the file are kept.")
+]
 
 
 class Format(enum.StrEnum):
@@ -44,18 +74,23 @@ def plan(
     storage: StorageOption = "./runs",
     address: AddressOption = None,
     set_: SetOption = None,
+    only: OnlyOption = None,
+    retry: RetryOption = None,
+    rerun: RerunOption = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Show what `ablate` would do; start nothing."""
-    from simlap.run.cluster import connect, local_node
+    from simlap.cli.plan import print_plan
+    from simlap.run.cluster import connect
     from simlap.storage import Storage
-    from simlap.study.apply import check_resources
+    from simlap.study.placement import check_resources, this_machine
     from simlap.study.plan import make_plan
     from simlap.study.spec import load_study
 
     loaded = load_study(study, tuple(set_ or []))
-    made = make_plan(loaded, Storage(storage))
-    check_resources(loaded, connect(address) if address else [local_node()])
-    _print_plan(made)
+    made = make_plan(loaded, Storage(storage), _options(only, retry, rerun, seeds))
+    check_resources(loaded, connect(address) if address else [this_machine(loaded)])
+    print_plan(made, only=bool(only))
 
 
 @app.command()
@@ -65,6 +100,10 @@ def ablate(
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
     set_: SetOption = None,
+    only: OnlyOption = None,
+    retry: RetryOption = None,
+    rerun: RerunOption = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Run what is missing, resume what was interrupted, keep what is done; then report."""
     from simlap.record.mlflow import resolve_tracking_uri
@@ -75,13 +114,30 @@ def ablate(
     uri = resolve_tracking_uri(tracking_uri)
     loaded = load_study(study, tuple(set_ or []))
     with quiet_stderr():
-        outcome = apply(loaded, Storage(storage), address=address, tracking_uri=uri, console=out)
+        outcome = apply(
+            loaded,
+            Storage(storage),
+            address=address,
+            tracking_uri=uri,
+            console=out,
+            options=_options(only, retry, rerun, seeds),
+        )
     _print_outcome(outcome, uri)
 
 
 @app.command()
-def status(name: Annotated[str, typer.Argument(help="Study name or file.")], storage: StorageOption = "./runs") -> None:
+def status(
+    name: Annotated[str, typer.Argument(help="Study name or file.")],
+    storage: StorageOption = "./runs",
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until the launch has ended.")] = False,
+) -> None:
     """Show how far a study is, and what it says so far."""
+    if watch:
+        from simlap.storage import Storage
+        from simlap.study.follow import watch as follow
+
+        follow(Storage(storage), _study_name(name), out)
+        return
     from simlap.report import print_report
 
     print_report(_study(name, storage), out)
@@ -146,49 +202,30 @@ def _study(name: str, storage: str) -> StudyView:
     return read_study(Storage(storage), _study_name(name))
 
 
-def _print_plan(made: Plan) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("arm", no_wrap=True, overflow="ellipsis")
-    table.add_column("cells", no_wrap=True)
-    table.add_column("epochs to run", justify="right")
-    for name in dict.fromkeys(stage.line for stage in made.stages):
-        stages = [stage for stage in made.stages if stage.line == name]
-        users = {cell_id for stage in stages for cell_id in made.uses[stage.cell_id].cell_ids}
-        _add_row(table, f"{name} (shared by {len(users)} cells)", stages)
-    for arm in made.study.arms:
-        note = " (baseline)" if arm.baseline else " (protected)" if arm.protected else ""
-        _add_row(table, arm.name + note, made.of_arm(arm))
-    for name in made.removed:
-        table.add_row(escape(name), "-", "0")
-    out.print(table)
-    hours = made.device_hours()
-    estimate = "unknown until something has run" if hours is None else f"about {hours:.2g} device-hours"
-    pending = sum(cell.pending for cell in made.cells)
-    before = f"{sum(s.pending for s in made.stages)} of {len(made.stages)} stages and " if made.stages else ""
-    out.print(f"{before}{pending} of {len(made.cells)} cells to run: {estimate}")
-    out.print("+ new  = done or stopped  > resume or evaluate  - removed  ! failed, to be run again", style="dim")
+def _options(only: list[str] | None, retry: Retry | None, rerun: Rerun | None, seeds: int | None) -> Options:
+    from simlap.study.plan import Options
 
-
-def _add_row(table: Table, name: str, cells: list[PlannedCell]) -> None:
-    from simlap.study.plan import SYMBOLS
-
-    marks = "".join(SYMBOLS[cell.action] for cell in cells)
-    table.add_row(escape(name), marks, str(sum(cell.epochs_left for cell in cells)))
+    return Options(tuple(only or ()), retry_failed=retry is not None, rerun_stale=rerun is not None, seeds=seeds)
 
 
 def _print_outcome(outcome: Outcome, uri: str) -> None:
     from simlap.report import print_report
 
-    if outcome.ran == 0:
-        out.print("nothing to run: every cell is done")
+    if outcome.ran == 0 and not outcome.budget:
+        out.print("nothing to run: every cell is done" + (" or failed" if outcome.failed else ""))
     print_report(outcome.view, out)
     for path in outcome.report:
         if path.endswith(".html"):
             out.print(f"report         {path}", soft_wrap=True, markup=False)
     print_shipped(outcome.shipped, uri, study=True)
+    if outcome.budget:
+        complain(
+            f"[bold]budget reached:[/] {escape(outcome.budget)}; raise `budget` in the study file and run the same command"
+        )
+        raise typer.Exit(BUDGET)
     if not outcome.finished:
         complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
-        complain(f"[bold red]{len(outcome.failed)} failed cells[/]; the same command runs them again")
+        complain(f"[bold red]{len(outcome.failed)} failed cells[/]; add --retry failed to run them again")
         raise typer.Exit(FAILED)

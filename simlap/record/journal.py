@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,6 +26,7 @@ from simlap.storage import Storage
 SCHEMA_VERSION = 1
 _SEGMENT = re.compile(r"^(?P<writer>.+)-(?P<attempt>\d{4})-(?P<seq>\d{5})\.jsonl$")
 _LAST = 99_999
+_EVALUATIONS: TypeAdapter[tuple[Evaluation, ...]] = TypeAdapter(tuple[Evaluation, ...])
 _CHECKPOINT = re.compile(r"^epoch-(\d{5})-")
 
 
@@ -125,22 +127,34 @@ def read_rows(cell: Storage) -> list[dict[str, Any]]:
     return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])]
 
 
-def read_cell(
-    storage: Storage, cell_id: str, *, seed: int | None = None, evaluate: list[dict[str, Any]] | None = None
-) -> CellView:
-    """The view of one cell; state `new` where there is nothing.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, by its journal and its result."""
 
-    Args:
-        storage: that holds `cells/`.
-        cell_id: of the cell.
-        seed: what to call a cell that is not there.
-        evaluate: the protocols whose results are wanted, as the experiment has them (default: the cell's own config's).
-    """
-    cell = cell_storage(storage, cell_id)
-    rows = read_rows(cell)
+    state: CellState
+    rows: list[EpochRow] = field(default_factory=list)
+    """One per finished epoch, in order, none twice."""
+    reached: int = 0
+    """Epochs that the newest attempt stands at."""
+    reason: str | None = None
+    error: str | None = None
+    ended_ms: int | None = None
+    result: dict[str, Any] | None = None
+    """`result.json`."""
+
+    def with_final(self, final: dict[str, float]) -> list[EpochRow]:
+        """The rows; a protocol that came later was measured on the final checkpoint: it belongs to the last epoch."""
+        if not (self.rows and self.result and self.rows[-1].epoch == self.result["epochs"]):
+            return self.rows
+        last = self.rows[-1]
+        added = {name: value for name, value in final.items() if name not in last.metrics and "test/" not in name}
+        return [*self.rows[:-1], EpochRow(last.epoch, last.time_ms, {**last.metrics, **added})]
+
+
+def read_progress(cell: Storage, rows: list[dict[str, Any]]) -> Progress:
+    """Replay the rows of a journal (`read_rows`)."""
     if not rows:
-        return CellView(cell_id=cell_id, seed=seed or 0, state="new")
-    config = yaml.parse(cell.read("config.yaml").decode())
+        return Progress("new")
     epochs: dict[int, EpochRow] = {}
     reached = 0
     state: CellState = "running"
@@ -161,12 +175,28 @@ def read_cell(
     result = read_result(cell)
     if state == "done" and result is None:
         state = "interrupted"
+    return Progress(state, ordered, reached, reason, error, ended, result)
+
+
+def read_cell(
+    storage: Storage, cell_id: str, *, seed: int | None = None, evaluate: list[dict[str, Any]] | None = None
+) -> CellView:
+    """The view of one cell; state `new` where there is nothing.
+
+    Args:
+        storage: that holds `cells/`.
+        cell_id: of the cell.
+        seed: what to call a cell that is not there.
+        evaluate: the protocols whose results are wanted, as the experiment has them (default: the cell's own config's).
+    """
+    cell = cell_storage(storage, cell_id)
+    rows = read_rows(cell)
+    if not rows:
+        return CellView(cell_id=cell_id, seed=seed or 0, state="new")
+    config = yaml.parse(cell.read("config.yaml").decode())
+    progress = read_progress(cell, rows)
+    state, reached, result = progress.state, progress.reached, progress.result
     final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}
-    if ordered and result and ordered[-1].epoch == result["epochs"]:
-        # a protocol that came later was measured on the final checkpoint: it belongs to the last epoch
-        last = ordered[-1]
-        added = {name: value for name, value in final.items() if name not in last.metrics and "test/" not in name}
-        ordered[-1] = EpochRow(last.epoch, last.time_ms, {**last.metrics, **added})
     covered = next(
         (
             int(m[1])
@@ -179,13 +209,13 @@ def read_cell(
         cell_id=cell_id,
         seed=config["seed"],
         state=state,
-        rows=ordered,
+        rows=progress.with_final(final),
         durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),
         result={k: v for k, v in final.items() if k.startswith("test/")} if state == "done" else {},
-        error=error,
-        reason=reason,
+        error=progress.error,
+        reason=progress.reason,
         started_ms=rows[0]["t"],
-        ended_ms=ended,
+        ended_ms=progress.ended_ms,
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
     )
@@ -194,7 +224,7 @@ def read_cell(
 def _evaluated(result: dict[str, Any], evaluate: list[dict[str, Any]]) -> dict[str, float]:
     """Metrics of the wanted protocols, among all that the final checkpoint was ever evaluated with."""
     metrics: dict[str, float] = {}
-    for protocol in TypeAdapter(tuple[Evaluation, ...]).validate_json(json.dumps(evaluate)):
+    for protocol in _EVALUATIONS.validate_json(json.dumps(evaluate)):
         metrics |= result["evaluations"].get(evaluation_id(protocol, result["checkpoint"]["sha256"]), {})
     return metrics
 

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from simlap.record.code import code_hash
+
 PACKAGES = ("simlap", "torch", "torchvision", "timm", "ray", "mlflow", "numpy", "pyarrow")
 
 
@@ -19,6 +21,7 @@ def collect() -> dict[str, Any]:
     """Facts about this process's code and machine, as JSON-able values."""
     return {
         "git": git_state(),
+        "code": code_hash(),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -119,23 +119,43 @@ def simple_effects(study: StudyView) -> list[Effect]:
     """
     baseline = baseline_of(study)
     effects: list[Effect] = []
+    reference = {
+        factor: baseline.levels[factor] if baseline and baseline.levels.get(factor) in levels else levels[0]
+        for factor, levels in study.factors.items()
+        if levels
+    }
     for factor, levels in study.factors.items():
-        reference_level = baseline.levels.get(factor) if baseline else None
-        if reference_level is None:
-            if not levels:
-                continue
-            reference_level = levels[0]
         for level in levels:
             for arm in study.arms:
-                if level == reference_level or arm.levels.get(factor) != level:
+                if level == reference[factor] or arm.levels.get(factor) != level:
                     continue
-                twin = {**arm.levels, factor: reference_level}
-                reference = next((other for other in study.arms if other.levels == twin), None)
-                if reference is not None:
-                    at = {name: value for name, value in arm.levels.items() if name != factor}
-                    effects.append(Effect(factor, level, reference_level, at, compare(study, arm, reference)))
+                other = _counterpart(study, arm, factor, reference)
+                if other is not None:
+                    # a factor that exists on one side only, or on neither, is no common ground
+                    at = {
+                        name: value
+                        for name, value in arm.levels.items()
+                        if name != factor and value == other.levels[name] and value in study.factors[name]
+                    }
+                    effects.append(Effect(factor, level, reference[factor], at, compare(study, arm, other)))
     adjusted = _adjust([effect.comparison for effect in effects])
     return [replace(effect, comparison=comparison) for effect, comparison in zip(effects, adjusted, strict=True)]
+
+
+def _counterpart(study: StudyView, arm: ArmView, factor: str, reference: dict[str, str]) -> ArmView | None:
+    """The arm with the reference level of a factor, all else equal. A factor that exists on one side only (a condition, `when`)
+    has its reference level there."""
+
+    def equal(name: str, one: str, other: str) -> bool:
+        exists = [level in study.factors.get(name, ()) for level in (one, other)]
+        return one == other or (exists[0] != exists[1] and reference[name] in (one, other))
+
+    for other in study.arms:
+        if other.levels.get(factor) == reference[factor] and all(
+            equal(name, level, other.levels[name]) for name, level in arm.levels.items() if name != factor
+        ):
+            return other
+    return None
 
 
 def _adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -208,7 +208,9 @@ def _failures(study: StudyView) -> str:
         f" · cell <code>{escape(cell.cell_id)}</code></p><pre>{escape(cell.error or 'no error text')}</pre>"
         for arm, cell in failed
     ]
-    return section("Failures", "The same command runs them again.", "".join(parts))
+    return section(
+        "Failures", "They are left alone; simlap ablate with --retry failed runs them again.", "".join(parts)
+    )
 
 
 def _reproduce(study: StudyView) -> str:

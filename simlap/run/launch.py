@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,10 @@ import ray.train
 import ray.train.torch
 
 from simlap.config.schema import Resources
+from simlap.record.journal import cell_storage, next_attempt
+from simlap.run.logs import CellLog
 from simlap.run.worker import CellTask, run_cell, stop_requested
+from simlap.storage import Storage
 from simlap.train.world import World
 
 
@@ -27,16 +31,21 @@ def train_worker(task: dict[str, Any]) -> None:
     # told before the first epoch: a driver that dies must not leave the group's CPUs taken
     ray.train.report({"placement_group": placement_group})
     stop = stop_requested(cell, world) if task["stoppable"] else lambda: False
-    for progress in run_cell(cell, world, stop):
-        ray.train.report(
-            {
-                "cell_id": cell.cell_id,
-                "epoch": progress.epoch,
-                "finished": progress.finished,
-                "placement_group": placement_group,
-                **progress.metrics,
-            }
-        )
+    with CellLog(cell_storage(Storage(cell.storage), cell.cell_id), task["attempt"], rank=world.rank):
+        try:
+            for progress in run_cell(cell, world, stop):
+                ray.train.report(
+                    {
+                        "cell_id": cell.cell_id,
+                        "epoch": progress.epoch,
+                        "finished": progress.finished,
+                        "placement_group": placement_group,
+                        **progress.metrics,
+                    }
+                )
+        except BaseException:
+            traceback.print_exc()
+            raise
 
 
 def trainer(
@@ -48,7 +57,11 @@ def trainer(
     """
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"cell": asdict(task), "stoppable": stoppable},
+        train_loop_config={
+            "cell": asdict(task),
+            "stoppable": stoppable,
+            "attempt": next_attempt(cell_storage(Storage(task.storage), task.cell_id)),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,

@@ -11,12 +11,14 @@ from simlap.record.journal import read_study
 from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
 from simlap.report import write_report
-from simlap.run.cluster import Node, check_placement, connect, local_node
+from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
-from simlap.study.plan import Plan, make_plan
+from simlap.study.placement import check_resources, this_machine
+from simlap.study.plan import Options, Plan, make_plan
 from simlap.study.spec import Study
+from simlap.study.stale import discard, to_rerun
 
 
 @dataclass
@@ -27,7 +29,9 @@ class Outcome:
     ran: int
     """Cells and stages that this launch worked on."""
     finished: bool
-    """False where the user interrupted."""
+    """False where the user interrupted, or the budget was reached."""
+    budget: str | None = None
+    """What of the budget is used up, in words."""
     report: list[str] = field(default_factory=list)
     """Where the report's files are."""
     shipped: ShipReport | None = None
@@ -42,49 +46,72 @@ class Outcome:
         ]
 
 
-def check_resources(study: Study, nodes: list[Node]) -> int:
-    """How many cells fit at a time. Raises ConfigError where one of them, or of its earlier stages, never does."""
-    file = str(study.path)
-    own = study.spec.resources is not None
-    for arm in study.arms:
-        for stage in arm.experiment.stages[:-1]:
-            key = "resources" if own else f"arm {arm.name}: pretrain.resources"
-            check_placement(stage.resources, nodes, file=file, key=key)
-    return check_placement(study.base.resources, nodes, file=file, key="resources" if own else "base: resources")
-
-
-def apply(study: Study, storage: Storage, *, address: str | None, tracking_uri: str, console: Console) -> Outcome:
+def apply(
+    study: Study,
+    storage: Storage,
+    *,
+    address: str | None,
+    tracking_uri: str,
+    console: Console,
+    options: Options | None = None,
+) -> Outcome:
     """Run what is missing, resume what was interrupted, keep what is done; then the report and the records.
 
     Everything that can be checked is checked before anything starts. Raises UserError.
+
+    Args:
+        study: to be applied.
+        storage: where its cells are.
+        address: of a Ray cluster; None: this machine.
+        tracking_uri: of MLflow.
+        console: where progress is shown.
+        options: what this launch is asked for besides the file.
     """
+    options = options or Options()
     if address is None:
-        check_resources(study, [local_node()])
-    make_plan(study, storage)
+        check_resources(study, [this_machine(study)])
+    make_plan(study, storage, options)
     folder = storage.child("studies", study.name)
     with Lease(folder):
         # again, now that nobody else can change it
-        plan = make_plan(study, storage)
-        if not plan.pending:
+        plan = make_plan(study, storage, options)
+        used = plan.guard.reached() if plan.guard else None
+        if used or not plan.pending:
+            used = used or _all_cells_begun(plan)
             plan.save()
-            outcome = _reported(study, storage, ran=0, finished=True)
+            outcome = _reported(study, storage, ran=0, finished=not used)
+            outcome.budget = used
             outcome.shipped = ship_once(storage, study.name, tracking_uri)
             return outcome
         nodes = connect(address)
         check_resources(study, nodes)
+        if stale := to_rerun(plan):
+            discard(storage, stale)
+            plan = make_plan(study, storage, options)
         plan.save()
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             finished = _execute(plan, folder, nodes, console)
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
             outcome.shipped = shipper.finish()
+        if plan.guard and not finished:
+            outcome.budget = plan.guard.reached()
+        elif plan.held_back:
+            outcome.finished, outcome.budget = False, _all_cells_begun(plan)
+        # what is finished now need not be read again
+        make_plan(study, storage, options).index.save()
         return outcome
+
+
+def _all_cells_begun(plan: Plan) -> str | None:
+    """In words: the budget's number of cells is what keeps others from being begun, and nothing else is to be done."""
+    return f"{plan.guard.budget.cells} cells" if plan.guard and plan.held_back else None
 
 
 def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Outcome:
     view = read_study(storage, study.name)
     folder = storage.child("studies", study.name)
     paths = [folder.describe(path) for path in write_report(view, folder)]
-    return Outcome(view, ran, finished, paths)
+    return Outcome(view, ran, finished, report=paths)
 
 
 def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -> bool:
@@ -99,6 +126,7 @@ def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots(plan.study.base.resources))
     with Progress(plan, console) as progress:
-        finished = run_plan(plan, slots=slots, progress=progress, events=events)
+        finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries)
     events.write("launch_ended", finished=finished)
+    events.close()
     return finished

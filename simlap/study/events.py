@@ -1,35 +1,122 @@
-"""The study's own log: which launch did what with which cell, and why. Immutable segments, as the journal of a run."""
+"""The study's own log: which launch did what with which cell, and why. Immutable segments, as the journal of a run.
+
+`studies/<name>/events/<launch>-<sequence>.jsonl` is one event: writing one costs the same however many there are. When
+`BLOCK` of them have come together they are written again as one block, `<launch>-<first>-<last>.jsonl`, and then deleted, so
+every event is written at most twice and a reader opens few files. A block is published before what it covers is deleted: after
+a kill between the two, readers pass over what a block covers.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import logging
+import re
+from typing import Any, NamedTuple
 
 from simlap.record.journal import now_ms
 from simlap.storage import Storage
 
+_log = logging.getLogger("simlap.study")
 SCHEMA_VERSION = 1
+BLOCK = 1000
+_NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?\.jsonl$")
+
+
+class Segment(NamedTuple):
+    """A file of the log; they sort in the order of events."""
+
+    launch: int
+    first: int
+    last: int
+    name: str
+
+    @property
+    def is_block(self) -> bool:
+        return self.name.count("-") == 2
 
 
 class EventLog:
-    """`studies/<name>/events/<launch>-<seq>.jsonl`; one segment an event."""
+    """The writer of one launch, which holds the study. Begins by joining what a killed launch left in pieces."""
 
-    def __init__(self, study: Storage) -> None:
-        self.study = study
-        self.launch = max((int(name.split("-")[0]) for name in study.list("events")), default=0) + 1
+    def __init__(self, study: Storage, *, block: int = BLOCK) -> None:
+        self.study, self.block = study, block
+        left = segments(study)
+        self.launch = max((segment.launch for segment in left), default=0) + 1
         self._sequence = 0
+        self._begun = 0
+        """Sequence of the first event that is in no block."""
+        self._rows: list[bytes] = []
+        """Events since then."""
+        pieces: dict[int, list[Segment]] = {}
+        for segment in left:
+            if not segment.is_block:
+                pieces.setdefault(segment.launch, []).append(segment)
+        for launch, found in pieces.items():
+            self._join(launch, found, [study.read(f"events/{segment.name}") for segment in found])
+        _sweep(study)
 
     def write(self, kind: str, **fields: Any) -> None:
+        """Publish an event."""
         row = {"schema_version": SCHEMA_VERSION, "t": now_ms(), "launch": self.launch, "type": kind, **fields}
-        self.study.write(f"events/{self.launch:04d}-{self._sequence:05d}.jsonl", (json.dumps(row) + "\n").encode())
+        data = (json.dumps(row) + "\n").encode()
+        self.study.write(f"events/{self.launch:04d}-{self._sequence:05d}.jsonl", data)
         self._sequence += 1
+        self._rows.append(data)
+        if len(self._rows) >= self.block:
+            try:
+                self.close()
+            except OSError as error:  # the event itself is safe; the next one tries again, or the next launch
+                _log.warning("events of %s could not be joined: %s", self.study.describe(), error)
+
+    def close(self) -> None:
+        """Join the events written so far; more may follow. At the end of a launch, which need not live to do it."""
+        numbers = range(self._begun, self._sequence)
+        own = [Segment(self.launch, n, n, f"{self.launch:04d}-{n:05d}.jsonl") for n in numbers]
+        self._join(self.launch, own, self._rows)
+        self._begun, self._rows = self._sequence, []
+
+    def _join(self, launch: int, pieces: list[Segment], rows: list[bytes]) -> None:
+        if len(pieces) < 2:
+            return
+        first, last = pieces[0].first, pieces[-1].last
+        self.study.write(f"events/{launch:04d}-{first:05d}-{last:05d}.jsonl", b"".join(rows))
+        for piece in pieces:
+            self.study.delete(f"events/{piece.name}")
+
+
+def _sweep(study: Storage) -> None:
+    """Delete what a block covers: whoever wrote the block did not live to do it."""
+    needed = {segment.name for segment in segments(study)}
+    for name in study.list("events"):
+        if name not in needed:
+            study.delete(f"events/{name}")
+
+
+def segments(study: Storage) -> list[Segment]:
+    """The files that together hold every event once, in order."""
+    found = [
+        Segment(int(m[1]), int(m[2]), int(m[3] or m[2]), name)
+        for name in study.list("events")
+        if (m := _NAME.match(name))
+    ]
+    blocks = [segment for segment in found if segment.is_block]
+    return sorted(
+        one
+        for one in found
+        if one.is_block or not any(b.launch == one.launch and b.first <= one.first <= b.last for b in blocks)
+    )
 
 
 def read_events(study: Storage) -> list[dict[str, Any]]:
-    """All events in order."""
-    return [
-        json.loads(line) for name in study.list("events") for line in study.read(f"events/{name}").decode().splitlines()
-    ]
+    """All events in order, each once."""
+    rows: list[dict[str, Any]] = []
+    for segment in segments(study):
+        try:
+            data = study.read(f"events/{segment.name}")
+        except FileNotFoundError:
+            return read_events(study)  # it was joined into a block since it was listed, which happens finitely often
+        rows.extend(json.loads(line) for line in data.decode().splitlines())
+    return rows
 
 
 def stopped_cells(events: list[dict[str, Any]], scheduler: dict[str, Any]) -> dict[str, str]:

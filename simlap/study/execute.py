@@ -5,39 +5,57 @@ from __future__ import annotations
 import signal
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
+from simlap.run.cluster import Node
+from simlap.study.budget import BudgetGuard
 from simlap.study.events import EventLog
+from simlap.study.failures import Retries
+from simlap.study.feed import Attempt, CellFeed
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
-from simlap.study.schedule import build_scheduler
+from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
 from simlap.study.watch import StudyCallback, persist
 
 
-def run_plan(plan: Plan, *, slots: Callable[[Resources], int], progress: Progress, events: EventLog) -> bool:
-    """Run everything that is pending. Returns False where the user interrupted.
+def run_plan(
+    plan: Plan,
+    *,
+    progress: Progress,
+    events: EventLog,
+    retries: Retries | None = None,
+    slots: Callable[[Resources], int] | None = None,
+) -> bool:
+    """Run everything that is pending. Returns False where something is left to run: the user interrupted, or the budget
+    (`plan.guard`) is spent; running cells are then left where they are.
 
     Stages come first, without the study's scheduler: every one runs to its end. What starts from one that fails is failed
     with its reason; all others go on.
 
     Args:
         plan: what is pending.
-        slots: how many cells with such resources fit at a time.
         progress: shown to the user.
         events: of the study.
+        retries: what is tried again when it fails.
+        slots: at most so many cells with such resources at a time (default: as many as fit).
     """
     broken: dict[str, str] = {}  # cell id -> why nothing can start from it
     tried: set[str] = set()
+
+    def run(cells: Sequence[PlannedCell], scheduler: TrialScheduler) -> bool:
+        return execute(
+            plan, cells, scheduler=scheduler, progress=progress, events=events, retries=retries, slots=slots
+        )  # fmt: skip
 
     def startable(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         for cell in cells:
@@ -48,13 +66,8 @@ def run_plan(plan: Plan, *, slots: Callable[[Resources], int], progress: Progres
 
     for wave in plan.waves():
         stages = startable(wave)
-        for resources in {
-            cell.experiment.resources.model_dump_json(): cell.experiment.resources for cell in stages
-        }.values():
-            alike = [cell for cell in stages if cell.experiment.resources == resources]
-            count = slots(resources)
-            if not execute(plan, alike, slots=count, scheduler=FIFOScheduler(), progress=progress, events=events):
-                return False
+        if stages and not run(stages, InOrder()):
+            return False
         tried |= {cell.cell_id for cell in wave}
         plan = plan.reread(cell.cell_id for cell in stages)
         broken |= {
@@ -64,54 +77,66 @@ def run_plan(plan: Plan, *, slots: Callable[[Resources], int], progress: Progres
             if stage.action == "failed" and stage.cell_id in tried - broken.keys()
         }
     cells = startable([cell for cell in plan.cells if cell.pending and cell.cell_id not in tried])
-    if not cells:
-        return True
-    count = slots(plan.study.base.resources)
-    return execute(plan, cells, slots=count, scheduler=build_scheduler(plan), progress=progress, events=events)
+    return not cells or run(cells, build_scheduler(plan))
 
 
 def execute(
     plan: Plan,
     cells: Sequence[PlannedCell],
     *,
-    slots: int,
     scheduler: TrialScheduler,
     progress: Progress,
     events: EventLog,
+    retries: Retries | None = None,
+    slots: Callable[[Resources], int] | int | None = None,
+    trainable: type[CellTrainable] = CellTrainable,
 ) -> bool:
-    """Run cells that ask for the same resources. Returns False where the user interrupted.
+    """Run cells, whatever each of them asks for, as many side by side as fit. Returns False where some are left to run.
 
     One failing cell does not stop the others. One-worker cells run in warm, reused actors, larger ones through Ray Train.
+
+    Args:
+        plan: that the cells are of.
+        cells: in the order in which they are to start.
+        scheduler: decides which of them are stopped early.
+        progress: shown to the user.
+        events: of the study.
+        retries: what is tried again when it fails.
+        slots: at most so many at a time (with such resources), where less than fits.
+        trainable: the actor that runs one-worker cells.
     """
-    resources = cells[0].experiment.resources
     provenance = collect()
-    if resources.workers == 1:
-        trainable: Any = tune.with_resources(
-            CellTrainable, {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
-        )
-    else:
-        # the driver holds no CPU, or workers would wait for what their own drivers hold
-        trainable = tune.with_resources(train_driver, {_head_resource(): 0.001})
-    callback = StudyCallback(plan, cells, progress, events, scheduler)
+    names = (f"simlap-{trainable.__name__}", "simlap-driver")
+    tune.register_trainable(names[0], trainable)
+    tune.register_trainable(names[1], train_driver)
+
+    def make_config(attempt: Attempt) -> dict[str, Any]:
+        attempt.number = next_attempt(cell_storage(plan.storage, attempt.cell.cell_id))
+        return trial_config(plan, attempt.cell, provenance, attempt.resources)
+
+    feed = CellFeed(
+        cells,
+        nodes=_nodes,
+        make_config=make_config,
+        trainables=names,
+        head=_head_resource(),
+        limit=(lambda _: slots) if isinstance(slots, int) else slots,
+        guard=plan.guard,
+    )
+    callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
     with tempfile.TemporaryDirectory(prefix="simlap-tune-") as scratch:
         tuner = tune.Tuner(
-            trainable,
-            param_space={"cell": tune.grid_search([trial_config(plan, cell, provenance) for cell in cells])},
-            tune_config=tune.TuneConfig(
-                scheduler=scheduler,
-                reuse_actors=resources.workers == 1,
-                max_concurrent_trials=slots,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
+            names[0],
+            tune_config=tune.TuneConfig(search_alg=feed, scheduler=scheduler, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"{plan.study.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
                 callbacks=[callback],
+                stop=_Spent(plan.guard) if plan.guard is not None else None,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
-                if resources.workers == 1
-                else None,
+                failure_config=tune.FailureConfig(
+                    max_failures=0
+                ),  # what is tried again is decided by `failures.History`
             ),
         )
         handler = signal.getsignal(signal.SIGINT)
@@ -123,14 +148,27 @@ def execute(
     return all(progress.cells[cell.cell_id].state in finished for cell in cells)
 
 
+class _Spent(tune.Stopper):
+    """Ends the run when the budget is spent."""
+
+    def __init__(self, guard: BudgetGuard) -> None:
+        self._guard = guard
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._guard.reached() is not None
+
+
 def settle(plan: Plan) -> None:
     """Write the ends that an earlier launch decided on and did not live to write."""
     for cell in plan.cells:
-        if cell.action == "stopped" and cell.view.state != "stopped":
+        if cell.action == "stopped" and cell.facts.state != "stopped":
             folder = cell_storage(plan.storage, cell.cell_id)
             config = cell.experiment.model_dump(mode="json")
             reason = "stopped by the scheduler in an earlier launch"
-            end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.view.epoch, reason=reason)
+            end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.facts.epoch, reason=reason)
 
 
 def _fail(plan: Plan, cell: PlannedCell, reason: str, progress: Progress, events: EventLog) -> None:
@@ -150,3 +188,12 @@ def _fail(plan: Plan, cell: PlannedCell, reason: str, progress: Progress, events
 def _head_resource() -> str:
     """A resource that every cluster's head node has and that costs nothing."""
     return next(str(name) for name in ray.cluster_resources() if name.startswith("node:__internal_head__"))
+
+
+def _nodes() -> Mapping[str, Node]:
+    """The nodes that are alive, by id."""
+    return {
+        node["NodeID"]: Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from simlap.config import Experiment
@@ -10,6 +11,18 @@ from simlap.evaluate.names import metric_names
 
 if TYPE_CHECKING:
     from simlap.study.spec import StudySpec
+
+
+def check_metrics(spec: StudySpec, experiments: Sequence[Experiment], file: str) -> None:
+    """`check_metric` for all arms; those that measure the same are looked at once."""
+    epochs = max(experiment.train.epochs for experiment in experiments)
+    checked = set()
+    for experiment in experiments:
+        # the arms hold these objects, so their ids stay their own
+        measured = (*map(id, experiment.evaluate), experiment.data.validation == "none")
+        if measured not in checked:
+            check_metric(spec, experiment, epochs, file)
+            checked.add(measured)
 
 
 def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str) -> None:
@@ -30,7 +43,7 @@ def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str
             f"{hint}not a metric that the experiment computes", file=file, key="metric.name", value=spec.metric.name,
             choices=decided,
         )  # fmt: skip
-    rungs = _rungs(spec, epochs)
+    rungs = spec.scheduler.rungs(epochs)
     for i, (evaluation, names) in enumerate(zip(experiment.evaluate, computed, strict=True)):
         every = evaluation.every_epochs
         unmeasured = [rung for rung in rungs if not every or rung % every]
@@ -47,15 +60,3 @@ def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str
             "not a metric that the experiment computes on the test set", file=file, key="metric.report",
             value=spec.metric.report, choices=reported,
         )  # fmt: skip
-
-
-def _rungs(spec: StudySpec, epochs: int) -> list[int]:
-    """Epochs before the last at which cells may be stopped."""
-    if spec.scheduler.kind == "none":
-        return []
-    rungs = []
-    rung = spec.scheduler.grace_epochs
-    while rung < epochs:
-        rungs.append(rung)
-        rung *= spec.scheduler.reduction_factor
-    return rungs

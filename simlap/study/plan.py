@@ -1,34 +1,52 @@
-"""Reconcile a study file with what is there: which cells are new, done, to be resumed, failed or removed."""
+"""Reconcile a study file with what is there: which cells are new, done, to be resumed, failed, stale or removed."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from statistics import mean
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
-from simlap.config import Experiment, evaluation_id
-from simlap.data.splits import DataInfo
+from simlap.config import Experiment
 from simlap.errors import ConfigError
-from simlap.record.journal import cell_storage, now_ms, read_cell, read_result
-from simlap.record.provenance import collect
+from simlap.record.code import code_hash
+from simlap.record.journal import read_cell
 from simlap.record.view import CellView
 from simlap.storage import Storage
 from simlap.study.arms import Arm
+from simlap.study.budget import Budget, BudgetGuard, Spending, spending
+from simlap.study.checks import CheckedStage, check_arms, name_stages
+from simlap.study.estimate import device_hours
 from simlap.study.events import read_events, stopped_cells
-from simlap.study.scheduling import Asha
+from simlap.study.index import CellFacts, Index, Wanted, read_facts
+from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
+from simlap.study.scheduling import Race
 from simlap.study.spec import Study
 from simlap.study.stages import Chain, Use, find_uses, needed_stages
-from simlap.train.check import check_experiment
 
-SCHEMA_VERSION = 1
-Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed"]
+Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun"]
+"""`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew."""
 SYMBOLS: dict[Action, str] = {
-    "new": "+", "done": "=", "resume": ">", "evaluate": ">", "stopped": "=", "failed": "!",
+    "new": "+", "done": "=", "resume": ">", "evaluate": ">", "stopped": "=", "failed": "!", "given_up": "!", "stale": "~",
+    "rerun": "~",
 }  # fmt: skip
 """As `simlap plan` shows them; a stopped cell is done for this study."""
+_AT_REST = ("done", "stopped", "given_up", "stale")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a launch is asked for besides the study file."""
+
+    only: tuple[str, ...] = ()
+    """Arms that have all these levels, `factor=level` with shell wildcards; empty: all arms."""
+    retry_failed: bool = False
+    """Run failed cells again, from their last checkpoint."""
+    rerun_stale: bool = False
+    """Discard what other code computed, and run it anew."""
+    seeds: int | None = None
+    """At least so many seeds."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +57,51 @@ class PlannedCell:
     seed: int
     line: str
     """The arm's name, or the stage's."""
+    name: str
+    """Of its experiment."""
     arm: Arm | None
     """None for a stage that is no arm's own cell."""
-    experiment: Experiment
+    stage: CheckedStage
     action: Action
-    view: CellView
-    fingerprint: str
-    """Of its dataset."""
+    facts: CellFacts
+    """What is known of it without its journal."""
     start: str | None
     """Cell id of the stage it starts from, or `weights:` and their fingerprint."""
     level: int
     """How many stages come before it."""
+    storage: Storage
+    selected: bool = True
+    """False where this launch is to leave it alone, whatever there is to do."""
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return self.stage.experiment.with_seed(self.seed).model_copy(update={"name": self.name})
+
+    @cached_property
+    def view(self) -> CellView:
+        """Everything its journal says; read when it is first asked for."""
+        evaluate = protocols(self.stage.experiment) if self.arm is not None else None
+        return read_cell(self.storage, self.cell_id, seed=self.seed, evaluate=evaluate)
+
+    def reread(self) -> PlannedCell:
+        """The cell as it is now; whoever asks this one for its view is told what it was."""
+        wanted = Wanted.of(self.stage.experiment.evaluate)
+        return replace(self, facts=read_facts(self.storage, self.cell_id, wanted))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its dataset."""
+        return self.stage.fingerprint
 
     @property
     def pending(self) -> bool:
-        return self.action not in ("done", "stopped")
+        return self.selected and self.action not in _AT_REST
 
     @property
     def epochs_left(self) -> int:
-        return self.experiment.train.epochs - self.view.epoch if self.pending else 0
+        if not self.pending:
+            return 0
+        return self.stage.experiment.train.epochs - (0 if self.action == "rerun" else self.facts.epoch)
 
     @property
     def protected(self) -> bool:
@@ -81,15 +125,32 @@ class Plan:
     """What cells start from, where it is no arm's own cell; earlier ones first."""
     uses: dict[str, Use]
     """By the cell id of a stage, whether or not it is an arm's own cell: who starts from it."""
-    removed: list[str]
-    """Arms that an earlier version of the file had."""
+    kept: list[KeptArm]
+    """What earlier versions of the file had, and is kept."""
+    spent: Spending
+    """What earlier launches of this study took."""
+    index: Index
+    guard: BudgetGuard | None = None
+    """Asked before cells start and while they run, where the study has a budget."""
+    held_back: int = 0
+    """Cells that the budget's number of cells leaves for a larger one."""
+    _by_arm: dict[str, list[PlannedCell]] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[PlannedCell]:
         return [cell for cell in (*self.stages, *self.cells) if cell.pending]
 
+    @property
+    def removed(self) -> list[str]:
+        """Arms that an earlier version of the file had."""
+        names = {arm.name for arm in self.study.arms}
+        return [arm.name for arm in self.kept if arm.name not in names]
+
     def of_arm(self, arm: Arm) -> list[PlannedCell]:
-        return [cell for cell in self.cells if cell.arm is arm]
+        if not self._by_arm:
+            for cell in self.cells:
+                self._by_arm.setdefault(cell.line, []).append(cell)
+        return self._by_arm[arm.name]
 
     def waves(self) -> list[list[PlannedCell]]:
         """The pending stages in the order in which they have to run: each wave needs only those before it."""
@@ -104,158 +165,203 @@ class Plan:
         def now(cell: PlannedCell) -> PlannedCell:
             if cell.cell_id not in ids:
                 return cell
-            view = read_cell(self.storage, cell.cell_id, seed=cell.seed, evaluate=_protocols(cell.experiment))
-            return replace(cell, view=view, action="done" if view.state == "done" else "failed")
+            cell = cell.reread()
+            return replace(cell, action="done" if cell.facts.state == "done" else "failed")
 
-        return replace(self, cells=[*map(now, self.cells)], stages=[*map(now, self.stages)])
+        return replace(self, cells=[*map(now, self.cells)], stages=[*map(now, self.stages)], _by_arm={})
 
     def device_hours(self) -> float | None:
         """Estimate for what is pending from the epochs run so far; None where nothing has run yet."""
-        groups = (self.stages, self.cells)
-        timed = [[row.metrics["time/epoch_s"] for cell in group for row in cell.view.rows] for group in groups]
-        known = [*timed[0], *timed[1]]
-        if not known:
-            return None
-        seconds = 0.0
-        for group, times in zip(groups, timed, strict=True):
-            left = sum(cell.epochs_left * cell.experiment.resources.workers for cell in group)
-            seconds += left * mean(times or known)
-        return seconds / 3600
+        return device_hours([*self.stages, *self.cells]).total
 
     def save(self) -> None:
-        """Write `plan.json`, from which views of the study are read."""
-        self.storage.child("studies", self.study.name).write_json("plan.json", self._json())
-
-    def _json(self) -> dict[str, Any]:
-        spec = self.study.spec
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "t": now_ms(),
-            "metric": spec.metric.name,
-            "mode": spec.metric.mode,
-            "report_metric": spec.metric.report,
-            "epochs": max(arm.experiment.train.epochs for arm in self.study.arms),
-            "seeds": spec.seed_list(),
-            "factors": {name: list(factor.named()) for name, factor in spec.factors.items()},
-            "scheduler": spec.scheduler.kind,
-            "claims": [],
-            "validation": self.study.base.data.validation != "none",
-            "command": shlex.join(["simlap", *sys.argv[1:]]),
-            "provenance": {**collect(), "data_fingerprint": self.cells[0].fingerprint},
-            "text": self.study.text,
-            "stages": [
-                {
-                    "name": stage.line,
-                    "cell_id": stage.cell_id,
-                    "seed": stage.seed,
-                    "used_by": self.uses[stage.cell_id].cell_ids,
-                }
-                for stage in self.stages
-            ],
-            "arms": [
-                {
-                    "name": arm.name,
-                    "levels": arm.levels,
-                    "protected": arm.protected,
-                    "baseline": arm.baseline,
-                    "evaluate": _protocols(self.of_arm(arm)[0].experiment),
-                    "cells": [{"cell_id": cell.cell_id, "seed": cell.seed} for cell in self.of_arm(arm)],
-                }
-                for arm in self.study.arms
-            ],
-        }
+        """Write `plan.json`, from which views of the study are read, and the index."""
+        save_plan(self)
+        self.index.save()
 
 
-def make_plan(study: Study, storage: Storage) -> Plan:
+def make_plan(study: Study, storage: Storage, options: Options | None = None) -> Plan:
     """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
+    if isinstance(study.spec.scheduler, Race):
+        raise ConfigError(
+            "a race can be simulated (simlap simulate), but not yet be run", file=str(study.path), key="scheduler.kind",
+            value="race", choices=["none", "asha"],
+        )  # fmt: skip
+    options = options or Options()
+    study = with_seeds(study, options.seeds)
+    only = _only(study, options.only)
     folder = storage.child("studies", study.name)
+    events = read_events(folder)
     scheduler = study.spec.scheduler
-    stopped = stopped_cells(read_events(folder), scheduler.model_dump()) if isinstance(scheduler, Asha) else {}
+    stopped = stopped_cells(events, scheduler.model_dump()) if scheduler.kind != "none" else {}
     chains = _chains(study)
     uses = find_uses(chains)
-    cells = []
-    for chain in chains:
-        last, arm = chain.stages[-1], chain.arm
-        experiment = last.experiment.model_copy(update={"name": f"{study.name}/{arm.name}"})
-        view = read_cell(storage, last.cell_id, seed=chain.seed, evaluate=_protocols(experiment))
-        # others start from its end, so it has to come to one
-        protected = arm.protected or last.cell_id in uses
-        action = _action(storage, experiment, view, stopped, protected=protected)
-        cells.append(_planned(chain, len(chain.stages) - 1, arm.name, arm, experiment, action, view))
+    index = Index(storage, folder)
+    facts = _facts(index, chains)
+    stale = _stale(chains, facts)
+    own = {chain.stages[-1].cell_id for chain in chains}
+
+    def planned(chain: Chain, level: int) -> PlannedCell:
+        stage = chain.stages[level]
+        arm = chain.arm if stage is chain.stages[-1] else None
+        known = facts[stage.cell_id]
+        # others start from a stage's end, so it has to come to one
+        protected = arm is None or arm.protected or stage.cell_id in uses
+        action = _action(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        if arm is None and action == "evaluate":
+            action = "done"  # only its weights are asked for
+        return PlannedCell(
+            stage.cell_id, chain.seed, arm.name if arm else uses[stage.cell_id].name,
+            f"{study.name}/{arm.name}" if arm else stage.checked.experiment.name,
+            arm, stage.checked, action, known, stage.start, level, storage, selected=id(chain.arm) in only,
+        )  # fmt: skip
+
+    cells = [planned(chain, len(chain.stages) - 1) for chain in chains]
     stages: dict[str, PlannedCell] = {}
-    own = {cell.cell_id for cell in cells}
     for chain in chains:
         for level, stage in enumerate(chain.stages[:-1]):
             if stage.cell_id not in stages and stage.cell_id not in own:
-                view = read_cell(storage, stage.cell_id, seed=chain.seed)
-                action = (
-                    "done" if view.state == "done" else _action(storage, stage.experiment, view, {}, protected=True)
-                )
-                name = uses[stage.cell_id].name
-                stages[stage.cell_id] = _planned(chain, level, name, None, stage.experiment, action, view)
+                stages[stage.cell_id] = replace(planned(chain, level), selected=True)
+    budget = study.spec.budget
+    spent = spending(events, index)
+    cells, held_back = _within(cells, budget, spent)
     needed = needed_stages([*cells, *stages.values()], storage)
-    kept = [
-        stage
-        if stage.cell_id in needed
-        else replace(stage, action="done")  # nothing waits for it: nothing is to be done
+    cells = [_needed(cell) if cell.cell_id in needed else cell for cell in cells]
+    before = [
+        _needed(stage) if stage.cell_id in needed else _unneeded(stage)
         for stage in sorted(stages.values(), key=lambda stage: stage.level)
     ]
-    return Plan(study, storage, cells, kept, uses, _removed(study, folder))
+    guard = BudgetGuard(budget, spent) if budget else None
+    kept = kept_arms(read_plan(folder), study, cells)
+    return Plan(study, storage, cells, before, uses, kept, spent, index, guard, held_back)
+
+
+def with_seeds(study: Study, seeds: int | None) -> Study:
+    """The study with at least so many seeds: those of the file, then the smallest numbers that are not among them."""
+    given = study.spec.seed_list()
+    if seeds is None or seeds <= len(given):
+        return study
+    spare = (number for number in range(seeds + len(given)) if number not in given)
+    more = [*given, *(next(spare) for _ in range(seeds - len(given)))]
+    return replace(study, spec=study.spec.model_copy(update={"seeds": more}))
+
+
+def protocols(experiment: Experiment) -> list[dict[str, Any]]:
+    """What an experiment is evaluated with, as plain values."""
+    return [evaluation.model_dump(mode="json") for evaluation in experiment.evaluate]
+
+
+def _only(study: Study, patterns: Sequence[str]) -> set[int]:
+    """The ids of the arms that match all patterns (of one factor: any)."""
+    asked: dict[str, list[str]] = {}
+    for pattern in (part for text in patterns for part in text.split()):
+        factor, equals, level = pattern.partition("=")
+        if not equals:
+            raise ConfigError("is written factor=level", file="command line", key="--only", value=pattern)
+        if factor not in study.spec.factors:
+            choices = list(study.spec.factors)
+            raise ConfigError("no such factor", file="command line", key="--only", value=factor, choices=choices)
+        levels = list(dict.fromkeys(arm.levels[factor] for arm in study.arms if factor in arm.levels))
+        if not fnmatch.filter(levels, level):
+            key = f"--only {factor}"
+            raise ConfigError("no arm has such a level", file="command line", key=key, value=level, choices=levels)
+        asked.setdefault(factor, []).append(level)
+    chosen = {
+        id(arm)
+        for arm in study.arms
+        if all(any(fnmatch.fnmatchcase(arm.levels.get(f, ""), one) for one in any_of) for f, any_of in asked.items())
+    }
+    if not chosen:
+        raise ConfigError(
+            "no arm has all these levels", file="command line", key="--only", value=" ".join(patterns),
+            choices=[arm.name for arm in study.arms[:20]],
+        )  # fmt: skip
+    return chosen
 
 
 def _chains(study: Study) -> list[Chain]:
     """The stages of every cell, checked and named."""
-    inspected: dict[str, DataInfo] = {}
+    checked = check_arms(study.arms, str(study.path))
     seen: dict[str, str] = {}
     chains = []
-    for seed in study.spec.seed_list():
-        for arm in study.arms:
-            where = f"{study.path}: arm {arm.name}"
-            stages = check_experiment(arm.experiment.with_seed(seed), file=where, inspected=inspected)
-            identity = stages[-1].cell_id
-            if identity in seen:
+    for number, seed in enumerate(study.spec.seed_list()):
+        for arm, stages in zip(study.arms, checked, strict=True):
+            named = name_stages(stages, seed)
+            identity = named[-1].cell_id
+            if number == 0 and identity in seen:  # for one seed, and so for all
                 raise ConfigError(
                     f"is the same experiment as arm {seen[identity]!r}: its factors change nothing that training depends on",
                     file=str(study.path),
                     key=f"arm {arm.name}",
                 )
             seen[identity] = arm.name
-            chains.append(Chain(seed, arm, stages))
+            chains.append(Chain(seed, arm, named))
     return chains
 
 
-def _planned(
-    chain: Chain, level: int, line: str, arm: Arm | None, experiment: Experiment, action: Action, view: CellView
-) -> PlannedCell:
-    stage = chain.stages[level]
-    return PlannedCell(
-        stage.cell_id, chain.seed, line, arm, experiment, action, view, stage.info.fingerprint, stage.start, level
-    )
+def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
+    wanted: dict[str, Wanted] = {}
+    made: dict[int, Wanted] = {}  # one for all that share their protocols, which the chains hold
+    for last in (False, True):  # where a stage is an arm too, the arm's protocols are wanted
+        for chain in chains:
+            for stage in chain.stages[-1:] if last else chain.stages[:-1]:
+                evaluate = stage.checked.experiment.evaluate
+                if id(evaluate) not in made:
+                    made[id(evaluate)] = Wanted.of(evaluate)
+                wanted[stage.cell_id] = made[id(evaluate)]
+    return index.facts(wanted)
 
 
-def _action(
-    storage: Storage, experiment: Experiment, view: CellView, stopped: dict[str, str], *, protected: bool
-) -> Action:
-    match view.state:
+def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
+    """Finished cells that other code computed, or that started from one of them."""
+    code = code_hash()
+    stale: set[str] = set()
+    for chain in chains:
+        for stage in chain.stages:
+            known = facts[stage.cell_id]
+            if known.state == "done" and (known.code not in (None, code) or stage.start in stale):
+                stale.add(stage.cell_id)
+    return stale
+
+
+def _action(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
+    match facts.state:
         case "new":
             return "new"
         case "done":
-            result = read_result(cell_storage(storage, view.cell_id)) or {}
-            wanted = {evaluation_id(e, result["checkpoint"]["sha256"]) for e in experiment.evaluate}
-            return "done" if wanted <= set(result["evaluations"]) else "evaluate"
+            if stale:
+                return "rerun" if options.rerun_stale else "stale"
+            return "done" if facts.evaluated is not None else "evaluate"
         case "failed":
-            return "failed"
+            return "failed" if options.retry_failed else "given_up"
         case _:
-            return "stopped" if view.cell_id in stopped and not protected else "resume"
+            return "stopped" if stopped else "resume"
 
 
-def _protocols(experiment: Experiment) -> list[dict[str, Any]]:
-    return [evaluation.model_dump(mode="json") for evaluation in experiment.evaluate]
+def _needed(stage: PlannedCell) -> PlannedCell:
+    """A stage that something to be run starts from: it has to come to its end, asked for or not."""
+    return replace(stage, selected=True, action="failed" if stage.action == "given_up" else stage.action)
 
 
-def _removed(study: Study, folder: Storage) -> list[str]:
-    try:
-        earlier = folder.read_json("plan.json")["arms"]
-    except FileNotFoundError:
-        return []
-    return [arm["name"] for arm in earlier if arm["name"] not in {arm.name for arm in study.arms}]
+def _unneeded(stage: PlannedCell) -> PlannedCell:
+    """A stage that nothing waits for: nothing is to be done, whatever it is."""
+    rest: dict[Action, Action] = {"stale": "stale", "rerun": "stale", "failed": "given_up", "given_up": "given_up"}
+    return replace(stage, action=rest.get(stage.action, "done"))
+
+
+def _within(
+    cells: list[PlannedCell], budget: Budget | None, spent: Spending
+) -> tuple[list[PlannedCell], int]:  # fmt: skip
+    """The cells, those beyond the budget's number not selected; and how many these are."""
+    if budget is None or budget.cells is None:
+        return cells, 0
+    room = budget.cells - len(spent.cells)
+    result, held_back = [], 0
+    for cell in cells:
+        if cell.pending and cell.cell_id not in spent.cells:
+            room -= 1
+            if room < 0:
+                held_back += 1
+                cell = replace(cell, selected=False)
+        result.append(cell)
+    return result, held_back

@@ -1,50 +1,58 @@
-"""What the user sees while a study runs: a line per stage and arm in place on a terminal, one per finished cell elsewhere."""
+"""What the user sees while a study runs: its table in place on a terminal, a line per finished cell elsewhere."""
 
 from __future__ import annotations
 
-import statistics
+import shlex
 import time
-from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from simlap.study.live import FINISHED, Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.plan import Plan, PlannedCell
 
-_FINISHED = ("done", "stopped", "failed")
-
-
-@dataclass
-class _Cell:
-    planned: PlannedCell
-    state: str
-    epoch: int
-    value: float | None
-    started: float | None = None
-    epochs_here: int = 0
+_DEFAULT_STORAGE = "runs"
 
 
 class Progress:
-    """Fed by the executor; draws on the console. Use as a context manager."""
+    """Fed by the executor; draws on the console. Use as a context manager.
+
+    Args:
+        plan: what is to be run.
+        console: to draw on.
+    """
 
     def __init__(self, plan: Plan, console: Console) -> None:
-        self.console = console
+        self.console, self.storage = console, plan.storage
         self.metric = plan.study.spec.metric.name
-        self.cells: dict[str, _Cell] = {}
-        self.lines: dict[str, list[_Cell]] = {}
+        self.cells: dict[str, LiveCell] = {}
+        self._planned: dict[str, PlannedCell] = {}
+        self._since: dict[str, float] = {}
+        self._told_of_logs = False
+        lines: dict[str, LiveArm] = {}
         for planned in (*plan.stages, *plan.cells):
-            state = {"done": "done", "stopped": "stopped"}.get(planned.action, "waiting")
-            value = planned.view.metric_at(self.metric, planned.view.epoch)
-            cell = _Cell(planned, state, planned.view.epoch, value)
-            self.cells[planned.cell_id] = cell
-            self.lines.setdefault(planned.line, []).append(cell)
-        self._total = sum(cell.planned.epochs_left for cell in self.cells.values())
-        self._pending = len(plan.pending)
-        self._began = time.monotonic()
+            arm = planned.arm
+            line = lines.setdefault(
+                planned.line, LiveArm(planned.line, [], baseline=arm is not None and arm.baseline, is_stage=arm is None)
+            )
+            facts, experiment = planned.facts, planned.stage.experiment
+            value = facts.metrics.get(self.metric)
+            cell = LiveCell(
+                planned.cell_id, planned.seed, _state(planned), facts.epoch, experiment.train.epochs,
+                experiment.resources.workers, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
+            )  # fmt: skip
+            self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
+            line.cells.append(cell)
+        budget_hours = plan.guard.budget.device_hours if plan.guard else None
+        self.study = LiveStudy(plan.study.name, self.metric, [*lines.values()], budget_hours=budget_hours)
+        self._pending = {cell.cell_id for cell in plan.pending}
+        self._finished = 0
         self._live = (
-            Live(get_renderable=self.table, console=console, refresh_per_second=2) if console.is_terminal else None
+            Live(get_renderable=lambda: self.study.render(console.width), console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> Progress:
@@ -57,60 +65,71 @@ class Progress:
             self._live.stop()
 
     def started(self, cell_id: str) -> None:
-        cell = self.cells[cell_id]
-        cell.state, cell.started = "running", time.monotonic()
+        self.cells[cell_id].state, self._since[cell_id] = "running", time.monotonic()
 
-    def reported(self, cell_id: str, epoch: int, value: float | None) -> None:
-        cell = self.cells[cell_id]
-        cell.epochs_here += max(0, epoch - cell.epoch)
-        cell.epoch = epoch
-        cell.value = value if value is not None else cell.value
+    def reported(self, cell_id: str, epoch: int, value: float | None, seconds: float | None = None) -> None:
+        """An epoch is finished.
 
-    def ended(self, cell_id: str, state: str, note: str = "") -> None:
+        Args:
+            cell_id: of the cell.
+            epoch: that it stands at.
+            value: of the metric, where it was measured.
+            seconds: that the epoch took, where it says so (default: those since the last report).
+        """
+        cell, now = self.cells[cell_id], time.monotonic()
+        if epoch > cell.epoch:
+            cell.seconds += seconds if seconds is not None else now - self._since.get(cell_id, now)
+            cell.timed += 1
+        self._since[cell_id], cell.epoch = now, epoch
+        if value is not None:
+            cell.values[epoch] = value
+
+    def retrying(self, cell_id: str, kind: str, reason: str, why: str) -> None:
+        """An attempt failed, and there will be another one."""
+        self.cells[cell_id].state = "waiting"
+        self._failed(cell_id, kind, reason, again=True)
+        self._say(Text(f"again    {self._where(cell_id)} ({cell_id}) {kind}: {reason} [{why}]", style="yellow"))
+        self._tell_of_logs(cell_id)
+
+    def ended(self, cell_id: str, state: str, reason: str = "", kind: str = "failed") -> None:
         """A cell is done, stopped or failed; a failure is printed at once, in every kind of console."""
         cell = self.cells[cell_id]
         cell.state = state
-        where = f"{cell.planned.line} · seed {cell.planned.seed}"
+        self._finished += state in FINISHED and cell_id in self._pending
         if state == "failed":
-            self.console.print(Text(f"failed   {where} ({cell_id}): {note}", style="red"), soft_wrap=True)
+            self._failed(cell_id, kind, reason, again=False)
+            self._say(Text(f"failed   {self._where(cell_id)} ({cell_id}): {reason}", style="red"))
+            self._tell_of_logs(cell_id)
         elif self._live is None:
-            finished = sum(c.state in _FINISHED and c.planned.pending for c in self.cells.values())
-            value = "" if cell.value is None else f"{self.metric} {cell.value:.4f}"
-            left = self._time_left()
-            line = f"{state:<8} {where:<42} epoch {cell.epoch:>3}  {value}  [{finished}/{self._pending}"
-            self.console.print(Text(line + (f", {left} left]" if left else "]")), soft_wrap=True)
+            value = f"{self.metric} {cell.values[max(cell.values)]:.4f}" if cell.values else ""
+            left = self.study.time_left()
+            line = f"{state:<8} {self._where(cell_id):<42} epoch {cell.epoch:>3}  {value}  "
+            self._say(Text(line + f"[{self._finished}/{len(self._pending)}" + (f", {left} left]" if left else "]")))
 
-    def table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("arm", no_wrap=True, overflow="ellipsis", ratio=1)
-        for column in ("seeds", "running", "stopped", "epochs", self.metric):
-            table.add_column(column, justify="right", no_wrap=True)
-        for name, cells in self.lines.items():
-            count = {state: sum(cell.state == state for cell in cells) for state in (*_FINISHED, "running")}
-            epochs = sorted(cell.epoch for cell in cells)
-            values = [cell.value for cell in cells if cell.value is not None]
-            table.add_row(
-                Text(name),
-                f"{count['done']}/{len(cells)}" + (f" [red]{count['failed']} failed[/]" if count["failed"] else ""),
-                str(count["running"] or ""),
-                str(count["stopped"] or ""),
-                f"{epochs[0]}–{epochs[-1]}" if epochs[0] != epochs[-1] else str(epochs[0]),
-                f"{statistics.mean(values):.4f}" if values else "",
-            )
-        left = self._time_left()
-        done = sum(cell.state in _FINISHED and cell.planned.pending for cell in self.cells.values())
-        table.caption = f"{done}/{self._pending} cells" + (f", about {left} left" if left else "")
-        table.caption_justify = "left"
-        return table
+    def _say(self, text: Text) -> None:
+        self.console.print(text, soft_wrap=True)
 
-    def _time_left(self) -> str:
-        here = sum(cell.epochs_here for cell in self.cells.values())
-        left = sum(
-            cell.planned.experiment.train.epochs - cell.epoch
-            for cell in self.cells.values()
-            if cell.planned.pending and cell.state not in _FINISHED
-        )
-        if not here or not left:
-            return ""
-        seconds = (time.monotonic() - self._began) * left / here
-        return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    def _where(self, cell_id: str) -> str:
+        planned = self._planned[cell_id]
+        return f"{planned.line} · seed {planned.seed}"
+
+    def _failed(self, cell_id: str, kind: str, reason: str, *, again: bool) -> None:
+        self.study.failures.append(Failure(self._where(cell_id), cell_id, kind, reason, again))
+
+    def _tell_of_logs(self, cell_id: str) -> None:
+        """With the first error: how to see what the cell printed."""
+        if self._told_of_logs:
+            return
+        self._told_of_logs = True
+        words = ["simlap", "logs", cell_id]
+        local = self.storage.local_path()
+        if local is None or local != Path(_DEFAULT_STORAGE).absolute():
+            words += ["--storage", self.storage.uri]
+        self._say(Text(f"         its log: {shlex.join(words)}"))
+
+
+def _state(planned: PlannedCell) -> str:
+    """As a cell stands before anything is run."""
+    if planned.pending:
+        return "waiting"
+    return planned.facts.state if planned.facts.state in FINISHED else "waiting"

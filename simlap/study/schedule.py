@@ -12,6 +12,17 @@ from simlap.study.plan import Plan
 from simlap.study.scheduling import Asha
 
 
+class InOrder(FIFOScheduler):
+    """Every cell runs to its end, in the order in which it is handed out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Tune starts what is handed out by itself; looking through all trials on every event would take ever longer."""
+        return None
+
+
 class ProtectedAsha(AsyncHyperBandScheduler):
     """Ray's ASHA, but a protected cell is recorded at its rungs and never stopped, and rungs know earlier launches."""
 
@@ -29,6 +40,8 @@ class ProtectedAsha(AsyncHyperBandScheduler):
         self._undecided: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, str] = {}
         """Cell id -> why it was stopped."""
+        self.promotions: dict[str, dict[str, Any]] = {}
+        """Cell id -> the rung that it was let past in its last report, and why; whoever writes it down removes it."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         cell = trial.config["cell"]
@@ -41,13 +54,20 @@ class ProtectedAsha(AsyncHyperBandScheduler):
         if cell["cell_id"] in self._undecided:
             reports.insert(0, self._undecided.pop(cell["cell_id"]))
         for report in reports:
+            rung = self._next_rung(cell["cell_id"], report["epoch"])
             decision: str = super().on_trial_result(tune_controller, shadow, report)  # type: ignore[arg-type]
             # a cell at its last epoch ends by itself, after its evaluation on the test set
             at_end = report["epoch"] >= cell["epochs"]
             if decision == TrialScheduler.STOP and not cell["protected"] and not at_end:
                 self.reasons[cell["cell_id"]] = self._reason(report)
                 return decision
+            if rung is not None:
+                self.promotions[cell["cell_id"]] = self._promotion(rung, report, cell, decision)
         return str(TrialScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """As `InOrder`: nothing is ever paused."""
+        return None
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The end of a cell is no rung: its rungs were met on the way."""
@@ -84,6 +104,20 @@ class ProtectedAsha(AsyncHyperBandScheduler):
         """Epoch -> cell id -> value."""
         return {int(m): {c: self._sign * v for c, v in r.items()} for m, r in self._brackets[0]._rungs}
 
+    def _next_rung(self, cell_id: str, epoch: int) -> int | None:
+        """The rung at which a report of this epoch would be judged."""
+        rungs = self._brackets[0]._rungs
+        return next((int(m) for m, recorded in rungs if epoch >= m and cell_id not in recorded), None)
+
+    def _promotion(self, rung: int, report: dict[str, Any], cell: dict[str, Any], decision: str) -> dict[str, Any]:
+        bracket = self._brackets[0]
+        known = next(len(recorded) for m, recorded in bracket._rungs if m == rung)
+        if decision != TrialScheduler.STOP:
+            why = f"is among the best 1/{bracket.rf:g} of {known} cells"
+        else:
+            why = "would not do, but the cell is protected" if cell["protected"] else "is of the last epoch"
+        return {"epoch": rung, "reason": f"asha: {self._name} {report[self._name]:.4f} at epoch {rung} {why}"}
+
     def _reason(self, result: dict[str, Any]) -> str:
         bracket = self._brackets[0]
         milestone, recorded = next((m, r) for m, r in bracket._rungs if result["epoch"] >= m)
@@ -97,7 +131,7 @@ def build_scheduler(plan: Plan) -> TrialScheduler:
     """The study's scheduler, with what is already known in its rungs."""
     spec = plan.study.spec
     if not isinstance(spec.scheduler, Asha):
-        return FIFOScheduler()
+        return InOrder()
     scheduler = ProtectedAsha(
         metric=spec.metric.name,
         mode=spec.metric.mode,
@@ -105,6 +139,8 @@ def build_scheduler(plan: Plan) -> TrialScheduler:
         max_epochs=max(cell.experiment.train.epochs for cell in plan.cells),
     )
     for cell in plan.cells:
+        if cell.facts.state == "new":
+            continue
         name = spec.metric.name
         values = {row.epoch: row.metrics[name] for row in cell.view.rows if name in row.metrics}
         scheduler.prefill(cell.cell_id, cell.view.epoch, values, pending=cell.pending)

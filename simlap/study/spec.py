@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from simlap.config import Experiment, load_experiment, override, parse_override, validate, yaml
 from simlap.config.schema import Count, Resources, Strict
-from simlap.study.arms import Arm, Combination, level_name, make_arms, with_resources
-from simlap.study.metric import check_metric
-from simlap.study.scheduling import NoScheduler, Scheduler
+from simlap.config.schema.base import wrong
+from simlap.errors import ConfigError
+from simlap.study.arms import Arm, make_arms
+from simlap.study.axes import with_drawn_levels
+from simlap.study.budget import Budget
+from simlap.study.designs import make_design
+from simlap.study.failures import Retries
+from simlap.study.fractional import AliasTable
+from simlap.study.levels import Combination, Scalar, level_name
+from simlap.study.metric import check_metrics
+from simlap.study.resolve import with_resources
+from simlap.study.sampling import Sample
+from simlap.study.scheduling import NoScheduler, Race, Scheduler
 
 Levels = list[JsonValue] | dict[str, JsonValue]
 
@@ -23,12 +34,29 @@ class Factor(Strict):
     path: str
     """Dotted path into the experiment; the value there is replaced. One factor's path may lie inside another's (`method` and
     `method.pairs`): the outer one is applied first."""
-    levels: Annotated[Levels, Field(min_length=1)]
+    levels: Annotated[Levels, Field(min_length=1)] | None = None
     """Values by name, or a list of values that are their own names. At `pretrain`: experiment files, relative to the study
     file."""
+    sample: Sample | None = None
+    """A range from which levels are taken, instead of `levels`."""
+    when: Annotated[dict[str, Scalar | list[Scalar]], Field(min_length=1)] | None = None
+    """Levels of other factors, one or a list of each, beside which this factor exists; in other arms nothing is changed at its
+    place."""
+
+    @model_validator(mode="after")
+    def _has_levels(self) -> Factor:
+        if self.levels is None and self.sample is None:
+            raise wrong("levels", None, "is required, or a sample")
+        if self.levels is not None and self.sample is not None:
+            raise wrong("sample", None, "cannot be given together with levels")
+        for other, wanted in (self.when or {}).items():
+            if wanted == []:
+                raise wrong(f"when.{other}", None, "an empty list means that the factor never exists; name a level")
+        return self
 
     def named(self) -> dict[str, JsonValue]:
-        """Level name -> value."""
+        """Level name -> value. `load_study` has filled in those of a sample."""
+        assert self.levels is not None
         if isinstance(self.levels, dict):
             return self.levels
         return {level_name(value): value for value in self.levels}
@@ -50,7 +78,7 @@ class Metric(Strict):
 class StudySpec(Strict):
     """A study as the file has it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: str
     """Name of the study, of its folder and of its MLflow experiment."""
     schema_version: Literal[1] = 1
     """Version of this format."""
@@ -60,15 +88,26 @@ class StudySpec(Strict):
     """Values at dotted paths, for all arms."""
     factors: Annotated[dict[str, Factor], Field(min_length=1)]
     """What is varied."""
-    design: Literal["factorial", "one_at_a_time", "leave_one_out", "list"] = "factorial"
-    """All combinations of levels; the baseline and each other level by itself; the baseline, the arm in which every factor (of
-    two levels) has its other level, and those in which all but one have; or the arms listed in `arms`."""
+    zip: list[list[str]] = []
+    """Factors whose levels go together, the first with the first and so on, and not in all combinations: `[[lr, batch_size]]`."""
+    design: Literal["factorial", "fractional", "one_at_a_time", "leave_one_out", "list"] = "factorial"
+    """All combinations of levels; a fraction of those of two-level factors; the baseline and each other level by itself; the
+    baseline, the arm in which every factor (of two levels) has its other level, and those in which all but one have; or the arms
+    listed in `arms`."""
+    resolution: Literal[3, 4, 5] | None = None
+    """Of `design: fractional`: the smallest standard design in which effects of so few factors are not confounded: 3 keeps main
+    effects apart from each other, 4 also from two-factor interactions, 5 also those from each other."""
+    runs: Annotated[int, Field(ge=4)] | None = None
+    """Of `design: fractional`: the standard design of so many arms."""
+    generators: Annotated[list[str], Field(min_length=1)] | None = None
+    """Of `design: fractional`: factors that are products of others, `[d = a*b*c]`."""
     arms: list[Combination] | None = None
     """Of `design: list`: combinations of levels; a factor that is not named has the baseline's level."""
     exclude: list[Combination] = []
     """Combinations that are left out; a factor that is not named matches any level."""
     baseline: Combination
-    """The arm that all others are compared with: one level of every factor."""
+    """The arm that all others are compared with: one level of every factor that exists in it; of a sampled one, any value of its
+    range."""
     protect: list[Combination] = []
     """Arms that always run to the end; the baseline always does."""
     seeds: Count | list[int] = 5
@@ -77,12 +116,24 @@ class StudySpec(Strict):
     scheduler: Scheduler = NoScheduler(kind="none")
     resources: Resources | None = None
     """Resources of every cell and of its earlier stages (default: those of their experiments)."""
+    retries: Retries = Retries()
+    budget: Budget | None = None
+    """What all launches together may take (default: no limit)."""
 
-    @field_validator("seeds")
+    @field_validator("name")
     @classmethod
-    def _distinct(cls, seeds: int | list[int]) -> int | list[int]:
-        if isinstance(seeds, list) and (not seeds or len(set(seeds)) != len(seeds)):
-            raise ValueError("seeds must be distinct, and at least one")
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("must be a folder's name: letters, digits, '.', '_' and '-', the first a letter or digit")
+        return name
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _counts_or_lists(cls, seeds: object) -> object:
+        if isinstance(seeds, bool) or not isinstance(seeds, int | list) or (isinstance(seeds, int) and seeds < 1):
+            raise ValueError("must be how many (a whole number, 1 or more), or a list of whole numbers")
+        if isinstance(seeds, list) and (not seeds or any(seed in seeds[:i] for i, seed in enumerate(seeds))):
+            raise ValueError("must be distinct, and at least one")
         return seeds
 
     def seed_list(self) -> list[int]:
@@ -98,6 +149,8 @@ class Study:
     text: str
     arms: list[Arm]
     base: Experiment
+    aliases: AliasTable | None = None
+    """Of `design: fractional`: what its arms cannot tell apart."""
 
     @property
     def name(self) -> str:
@@ -114,8 +167,18 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     base = override(base, list(spec.set.items()), file=file, where="set", folder=folder)
     base = override(base, [parse_override(change) for change in overrides], file="command line", where="--set")
     base = with_resources(base, spec.resources)
-    arms = make_arms(spec, base, Path(path))
-    epochs = max(arm.experiment.train.epochs for arm in arms)
-    for arm in arms:
-        check_metric(spec, arm.experiment, epochs, file)
-    return Study(spec, Path(path), text, arms, base)
+    _check_seeds(spec, file)
+    spec = with_drawn_levels(spec, file)
+    design = make_design(spec, file)
+    arms = make_arms(spec, design, base, Path(path))
+    check_metrics(spec, [arm.experiment for arm in arms], file)
+    return Study(spec, Path(path), text, arms, base, design.aliases)
+
+
+def _check_seeds(spec: StudySpec, file: str) -> None:
+    """A race needs as many seeds as it looks at first."""
+    if isinstance(spec.scheduler, Race):
+        try:
+            spec.scheduler.looks(len(spec.seed_list()))
+        except ValueError as error:
+            raise ConfigError(str(error), file=file, key="seeds", value=spec.seeds) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,8 +10,7 @@ from typing import TYPE_CHECKING
 from simlap.record.journal import cell_storage
 from simlap.storage import Storage
 from simlap.study.arms import Arm, arm_name
-from simlap.train.check import Stage
-from simlap.train.checkpoint import CheckpointStore
+from simlap.study.checks import NamedStage
 
 if TYPE_CHECKING:
     from simlap.study.plan import PlannedCell
@@ -22,7 +22,7 @@ class Chain:
 
     seed: int
     arm: Arm
-    stages: tuple[Stage, ...]
+    stages: tuple[NamedStage, ...]
     """In the order they run; the cell itself last."""
 
 
@@ -42,7 +42,7 @@ def find_uses(chains: Sequence[Chain]) -> dict[str, Use]:
     for chain in chains:
         for stage in chain.stages[:-1]:
             users.setdefault(stage.cell_id, []).append(chain)
-    arms = [chain.arm for chain in chains]
+    arms = [*{id(chain.arm): chain.arm for chain in chains}.values()]
     return {
         cell_id: Use(_name(cell_id, found, arms), [chain.stages[-1].cell_id for chain in found])
         for cell_id, found in users.items()
@@ -51,8 +51,19 @@ def find_uses(chains: Sequence[Chain]) -> dict[str, Use]:
 
 def goes_on(cell: PlannedCell, storage: Storage) -> bool:
     """Whether it has a valid checkpoint of its own, and so does without the stage that it started from."""
+    if cell.facts.state == "new" or cell.action == "rerun":
+        return False
     checkpoints = cell_storage(storage, cell.cell_id).child("checkpoints")
-    return cell.view.state != "new" and CheckpointStore(checkpoints).newest() is not None
+    return any(_is_valid(checkpoints.child(name)) for name in reversed(checkpoints.list()))
+
+
+def _is_valid(checkpoint: Storage) -> bool:
+    """As `CheckpointStore.load`, which needs torch: every file that the manifest names is there and is the one it names."""
+    try:
+        sums = checkpoint.read_json("manifest.json")["sha256"]
+        return all(hashlib.sha256(checkpoint.read(name)).hexdigest() == sha256 for name, sha256 in sums.items())
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def needed_stages(cells: Sequence[PlannedCell], storage: Storage) -> set[str]:
@@ -62,10 +73,15 @@ def needed_stages(cells: Sequence[PlannedCell], storage: Storage) -> set[str]:
     for cell in cells:
         if cell.arm is None or not cell.pending or cell.action == "evaluate":
             continue
-        while cell.start in by_id and by_id[cell.start].view.state != "done" and not goes_on(cell, storage):
+        while cell.start in by_id and not _stands(by_id[cell.start]) and not goes_on(cell, storage):
             cell = by_id[cell.start]
             needed.add(cell.cell_id)
     return needed
+
+
+def _stands(stage: PlannedCell) -> bool:
+    """Whether its end is there to start from."""
+    return stage.facts.state == "done" and stage.action != "rerun"
 
 
 def _name(cell_id: str, users: Sequence[Chain], arms: Sequence[Arm]) -> str:
@@ -73,7 +89,7 @@ def _name(cell_id: str, users: Sequence[Chain], arms: Sequence[Arm]) -> str:
     shared = {
         factor: level
         for factor, level in users[0].arm.levels.items()
-        if all(chain.arm.levels[factor] == level for chain in users)
-        and any(arm.levels[factor] != level for arm in arms)
+        if all(chain.arm.levels.get(factor) == level for chain in users)
+        and any(arm.levels.get(factor) != level for arm in arms)
     }
     return " ".join(part for part in (".".join(["pretrain"] * before), arm_name(shared)) if part)

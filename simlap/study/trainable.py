@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
@@ -12,25 +13,34 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from simlap.config.schema import Resources
+from simlap.record.journal import cell_storage, next_attempt
 from simlap.run.launch import trainer
+from simlap.run.logs import CellLog
 from simlap.run.worker import CellTask, run_cell
+from simlap.storage import Storage
 from simlap.study.plan import Plan, PlannedCell
+from simlap.study.stale import times_rerun
 from simlap.train import loop
 from simlap.train.world import World
 
 _log = logging.getLogger("simlap.study")
 
 
-def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any]) -> dict[str, Any]:
+def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], resources: Resources) -> dict[str, Any]:
     """Everything an actor, a driver or the scheduler is told about a cell: plain values, so that it travels."""
     metric = plan.study.spec.metric.name
-    resources = cell.experiment.resources
-    values = [r.metrics[metric] for r in cell.view.rows if r.epoch <= cell.view.durable_epoch and metric in r.metrics]
+    values = []
+    if cell.facts.state != "new":
+        view = cell.view
+        values = [r.metrics[metric] for r in view.rows if r.epoch <= view.durable_epoch and metric in r.metrics]
+    told = {**provenance, "data_fingerprint": cell.fingerprint}
+    if again := times_rerun(cell_storage(plan.storage, cell.cell_id)):
+        told["rerun"] = again
     task = CellTask(
         cell.cell_id,
-        cell.experiment.model_dump(mode="json"),
+        cell.experiment.model_copy(update={"resources": resources}).model_dump(mode="json"),
         plan.storage.uri,
-        {**provenance, "data_fingerprint": cell.fingerprint},
+        told,
         cell.start,
     )
     return {
@@ -53,6 +63,7 @@ class CellTrainable(tune.Trainable):
     """
 
     _epochs: Generator[loop.Progress] | None = None
+    _printed: CellLog | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -69,17 +80,33 @@ class CellTrainable(tune.Trainable):
         self._last = config["cell"]["last"]
         self._total = config["cell"]["epochs"]
         self._cell_id = task.cell_id
+        cell = cell_storage(Storage(task.storage), task.cell_id)
+        self._printed = CellLog(cell, next_attempt(cell)).__enter__()  # until the cell is left
         self._epochs = run_cell(task, World(device=torch.device("cuda" if gpu else "cpu")))
 
     def step(self) -> dict[str, Any]:
         """One epoch; the last one with the final evaluation."""
+        try:
+            result = self._step()
+        except BaseException:
+            traceback.print_exc()
+            self._leave()
+            raise
+        if result["done"]:
+            self._leave()
+        return result
+
+    def _step(self) -> dict[str, Any]:
         assert self._epochs is not None
         progress = next(self._epochs)
         if self._metric in progress.metrics:
             self._last = progress.metrics[self._metric]
+        seconds = progress.metrics.get("time/epoch_s")
         if progress.epoch == self._total and not progress.finished:
             progress = next(self._epochs)
         result = {"cell_id": self._cell_id, "epoch": progress.epoch, "done": progress.finished}
+        if seconds is not None:
+            result["time/epoch_s"] = seconds
         if self._last is not None:
             # a cell that only had to be evaluated reports its last value again
             result[self._metric] = self._last
@@ -91,12 +118,15 @@ class CellTrainable(tune.Trainable):
     def _leave(self) -> None:
         """Let the cell before go, with the memory it holds; its last checkpoint is durable then."""
         epochs, self._epochs = self._epochs, None
-        if epochs is None:
-            return
+        printed, self._printed = self._printed, None
         try:
-            epochs.close()
+            if epochs is not None:
+                epochs.close()
         except Exception:  # noqa: BLE001 - it is in that cell's journal, and not the next cell's fault
             _log.exception("cell %s could not be left in order", self._cell_id)
+        finally:
+            if printed is not None:
+                printed.__exit__(None, None, None)
 
 
 def train_driver(config: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import CellState
-from simlap.storage import Storage
 from simlap.study.events import EventLog
+from simlap.study.failures import Retries, classify
+from simlap.study.feed import Attempt, CellFeed
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
-from simlap.study.schedule import ProtectedAsha
 
 _log = logging.getLogger("simlap.study")
 
@@ -27,36 +27,42 @@ class StudyCallback(tune.Callback):
     """Watches the cells of one Tune run."""
 
     def __init__(
-        self, plan: Plan, cells: Sequence[PlannedCell], progress: Progress, events: EventLog, scheduler: TrialScheduler
+        self,
+        plan: Plan,
+        feed: CellFeed,
+        progress: Progress,
+        events: EventLog,
+        scheduler: TrialScheduler,
+        retries: Retries,
     ) -> None:
-        self.plan, self.progress, self.events, self.scheduler = plan, progress, events, scheduler
-        self.cells = {cell.cell_id: cell for cell in cells}
+        self.plan, self.feed, self.progress, self.events = plan, feed, progress, events
+        self.scheduler, self.retries = scheduler, retries
         self.placement_groups: dict[str, str] = {}
-        self.attempts = {cell.cell_id: next_attempt(self._folder(cell)) for cell in cells}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks; nothing of this one is ever restored
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cell = self._cell(trial)
+        cell = self._attempt(trial).cell
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
         self.progress.started(cell.cell_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        cell = self._cell(trial)
+        cell = self._attempt(trial).cell
         if result.get("placement_group"):
             self.placement_groups[trial.trial_id] = result["placement_group"]
         if "epoch" in result:
-            self.progress.reported(cell.cell_id, result["epoch"], result.get(self.plan.study.spec.metric.name))
+            value = result.get(self.plan.study.spec.metric.name)
+            self.progress.reported(cell.cell_id, result["epoch"], value, result.get("time/epoch_s"))
+            self._note_promotion(cell)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cell = self._cell(trial)
-        self._reap(trial)
+        attempt = self._over(trial)
+        cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
-        reasons = self.scheduler.reasons if isinstance(self.scheduler, ProtectedAsha) else {}
-        reason = reasons.get(cell.cell_id)
+        reason = getattr(self.scheduler, "reasons", {}).get(cell.cell_id)
         if view.state == "done":
             persist(lambda: self.events.write("cell_done", **cell.place, epoch=view.epoch))
             self.progress.ended(cell.cell_id, "done")
@@ -65,38 +71,57 @@ class StudyCallback(tune.Callback):
             settings = self.plan.study.spec.scheduler.model_dump()
             fields = {**cell.place, "epoch": view.epoch, "reason": reason}
             persist(lambda: self.events.write("cell_stopped", scheduler=settings, **fields))
-            persist(lambda: self._end(cell, "stopped", view.epoch, reason))
+            persist(lambda: self._end(attempt, "stopped", view.epoch, reason))
             self.progress.ended(cell.cell_id, "stopped")
         else:
             # Tune was told to stop: the cell goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cell = self._cell(trial)
-        self._reap(trial)
+        attempt = self._attempt(trial)
+        cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
         if view.state == "done":  # it had written its result; what failed came later
             self.on_trial_complete(iteration, trials, trial)
             return
-        reason = view.reason
-        if view.state != "failed" or next_attempt(self._folder(cell)) == self.attempts[cell.cell_id]:
+        self._over(trial)
+        reason, error = view.reason or "", view.error
+        if view.state != "failed" or next_attempt(cell_storage(self.plan.storage, cell.cell_id)) == attempt.number:
             # the process died without a word: the journal has no end yet
-            text = _error_text(trial)
-            reason = text.splitlines()[-1]
-            persist(lambda: self._end(cell, "failed", view.epoch, text.splitlines()[-1], text))
-        persist(lambda: self.events.write("cell_failed", **cell.place, reason=reason))
-        self.progress.ended(cell.cell_id, "failed", reason or "")
+            error = _error_text(trial)
+            reason = error.splitlines()[-1]
+            persist(lambda: self._end(attempt, "failed", view.epoch, reason, error))
+        kind = classify(reason, error)
+        decision = attempt.history.decide(
+            kind, view.durable_epoch, self.retries, can_grow=self.feed.can_grow(attempt)
+        )  # fmt: skip
+        facts = {"attempt": attempt.number, "failure": kind, "reason": reason}
+        if decision.again:
+            persist(lambda: self.events.write("cell_retried", **cell.place, **facts, why=decision.why))
+            self.progress.retrying(cell.cell_id, kind, reason, decision.why)
+            self.feed.again(attempt, larger=decision.larger)
+        else:
+            persist(lambda: self.events.write("cell_failed", **cell.place, **facts))
+            self.progress.ended(cell.cell_id, "failed", reason, kind)
 
-    def _cell(self, trial: Trial) -> PlannedCell:
-        return self.cells[trial.config["cell"]["cell_id"]]
+    def _attempt(self, trial: Trial) -> Attempt:
+        return self.feed.attempts[trial.trial_id]
 
-    def _folder(self, cell: PlannedCell) -> Storage:
-        return cell_storage(self.plan.storage, cell.cell_id)
+    def _over(self, trial: Trial) -> Attempt:
+        self._reap(trial)
+        return self.feed.attempts.pop(trial.trial_id)
 
-    def _end(self, cell: PlannedCell, state: CellState, epoch: int, reason: str, error: str | None = None) -> None:
-        config = cell.experiment.model_dump(mode="json")
-        attempt = self.attempts[cell.cell_id]
-        end_for_worker(self._folder(cell), config, state, attempt=attempt, epoch=epoch, reason=reason, error=error)
+    def _note_promotion(self, cell: PlannedCell) -> None:
+        """Why a cell was let past a rung, where it met one: as worth knowing as why others were not."""
+        promotions = getattr(self.scheduler, "promotions", None)
+        reason = promotions.pop(cell.cell_id, None) if promotions else None
+        if reason is not None:
+            persist(lambda: self.events.write("cell_promoted", **cell.place, **reason))
+
+    def _end(self, attempt: Attempt, state: CellState, epoch: int, reason: str, error: str | None = None) -> None:
+        cell = attempt.cell
+        folder, config = cell_storage(self.plan.storage, cell.cell_id), cell.experiment.model_dump(mode="json")
+        end_for_worker(folder, config, state, attempt=attempt.number, epoch=epoch, reason=reason, error=error)
 
     def _reap(self, trial: Trial) -> None:
         """Free the CPUs of a worker group whose driver Tune has ended: Train's own cleaner needs the dashboard."""

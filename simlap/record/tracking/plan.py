@@ -92,7 +92,8 @@ def run_key(tags: Mapping[str, str]) -> str | None:
     name = {"study": "", "arm": "simlap.arm", **by_cell}.get(kind or "")
     if kind is None or name is None:
         return None
-    return f"{kind}:{tags.get(name)}" if name else kind
+    again = f":{tags['simlap.rerun']}" if "simlap.rerun" in tags else ""
+    return f"{kind}:{tags.get(name)}{again}" if name else kind
 
 
 def counts(cells: list[CellView]) -> str:
@@ -175,6 +176,8 @@ def _plan_cell(
         params["start"] = cell.start
     rows = [row for row in cell.rows if row.epoch <= cell.durable_epoch]
     refused = _refused(rows, cell.result)
+    if (again := cell.provenance.get("rerun")) is not None:  # its numbers before stay with the run that had them
+        key, tags = f"{key}:{again}", tags | {"simlap.rerun": str(again)}
     tags = tags | {
         "simlap.cell_id": cell.cell_id,
         "simlap.seed": str(cell.seed),

@@ -36,14 +36,50 @@ def test_a_plan_with_stages(
     assert ended.value.code == cli.OK
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[:5] == [
-        "arm cells epochs to run",
-        "pretrain (shared by 6 cells) ++ 4",
-        "lr=0.01 (baseline) ++ 6",
-        "lr=0.02 ++ 6",
-        "lr=0.03 ++ 6",
+        "arm cells epochs device-h",
+        "pretrain (shared by 6 cells) ++ 4 ?",
+        "lr=0.01 (baseline) ++ 6 ?",
+        "lr=0.02 ++ 6 ?",
+        "lr=0.03 ++ 6 ?",
     ]
     assert lines[5] == "2 of 2 stages and 6 of 6 cells to run: unknown until something has run"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_of_a_fraction_tells_what_is_confounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    places = {"a": "optim.lr", "b": "optim.weight_decay", "c": "method.temperature"}
+    study = {
+        "name": "part",
+        "base": "base.yaml",
+        "factors": {name: {"path": path, "levels": [0.01, 0.02]} for name, path in places.items()},
+        "design": "fractional",
+        "resolution": 3,
+        "baseline": dict.fromkeys(places, 0.01),
+    }
+    (tmp_path / "study.yaml").write_text(yaml.dump(study))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert "fraction of 4 arms, resolution 3: c = -a*b" in lines
+    assert "  a is not told from -b*c" in lines
+
+
+def test_a_race_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    (tmp_path / "study.yaml").write_text(STUDY.replace("seeds: 2", "seeds: 6\nscheduler: {kind: race}"))
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "ablate"):
+        monkeypatch.setattr(sys, "argv", ["simlap", command, "study.yaml"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == cli.WRONG_INPUT
+        assert "study.yaml: scheduler.kind: a race can be simulated" in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written(

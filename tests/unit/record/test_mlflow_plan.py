@@ -74,6 +74,13 @@ def test_the_key_is_found_again_from_the_tags() -> None:
     assert run_key({"mlflow.runName": "someone else's"}) is None
 
 
+def test_a_run_that_was_begun_anew_is_another_run() -> None:
+    one = cell(0, 0, {"filter": "on"})
+    again = only_cell(replace(one, provenance={**one.provenance, "rerun": 1}))
+    assert again.key == f"{only_cell(one).key}:1"
+    assert run_key(again.tags) == again.key
+
+
 def test_params_hold_only_what_cannot_change() -> None:
     plan = next(plan for plan in plan_study(study(), {}) if plan.key.startswith("cell:"))
     assert plan.params["factor.filter"] == "on"

@@ -166,3 +166,16 @@ def test_effects_need_both_arms() -> None:
         ("pairs", "identical", "on"),
         ("pairs", "distinct", "on"),
     ]
+
+
+def test_effects_where_a_factor_exists_in_some_arms_only() -> None:
+    """`pairs` exists beside filter=on: switching the filter off is compared with the baseline's level of it."""
+    view = factory.study()
+    kept = [a for a in view.arms if a.levels["filter"] == "on"]
+    off = replace(arm(view, "filter=off,pairs=arbitrary"), name="filter=off", levels={"filter": "off", "pairs": "–"})
+    effects = simple_effects(replace(view, arms=[*kept, off]))
+    assert [(e.factor, e.level, e.at, e.comparison.reference) for e in effects] == [
+        ("filter", "off", {}, BASELINE),
+        ("pairs", "identical", {"filter": "on"}, BASELINE),
+        ("pairs", "distinct", {"filter": "on"}, BASELINE),
+    ]

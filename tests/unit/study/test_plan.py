@@ -59,7 +59,7 @@ def test_new_resume_done_and_failed(tmp_path: Path) -> None:
     assert [cell.epochs_left for cell in made.cells] == [0, 1]
     assert made.device_hours() is not None
     Journal(cell_storage(made.storage, made.cells[1].cell_id), writer="x", attempt=2).end("failed", 2, reason="boom")
-    assert actions(plan(tmp_path)) == ["done", "failed"]
+    assert actions(plan(tmp_path)) == ["done", "given_up"]
 
 
 def test_more_seeds_and_levels_keep_what_is_done(tmp_path: Path) -> None:

@@ -107,3 +107,21 @@ def test_reaching_the_last_epoch_is_an_end_and_not_a_stop() -> None:
     assert report(asha, trial("worst"), 9, 0.1) == TrialScheduler.CONTINUE
     assert asha.rungs()[9]["worst"] == 0.1
     assert asha.reasons == {}
+
+
+def test_why_a_cell_was_let_past_a_rung_is_kept() -> None:
+    asha = scheduler()
+    report(asha, trial("a"), 1, 0.5)
+    assert asha.promotions.pop("a") == {
+        "epoch": 1,
+        "reason": "asha: m 0.5000 at epoch 1 is among the best 1/3 of 1 cells",
+    }
+    report(asha, trial("a"), 2, 0.5)
+    assert asha.promotions == {}, "there is no rung at 2"
+    for name in ("b", "c"):
+        report(asha, trial(name), 1, 0.9)
+    report(asha, trial("kept", protected=True), 1, 0.1)
+    assert "but the cell is protected" in asha.promotions["kept"]["reason"]
+    report(asha, trial("out"), 1, 0.1)
+    assert "out" not in asha.promotions
+    assert set(asha.reasons) == {"out"}

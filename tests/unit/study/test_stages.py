@@ -16,7 +16,7 @@ from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study import execute
 from simlap.study.events import EventLog, read_events
-from simlap.study.plan import Plan, PlannedCell, make_plan
+from simlap.study.plan import Options, Plan, PlannedCell, make_plan
 from simlap.study.progress import Progress
 from simlap.study.spec import load_study
 from simlap.train.world import World
@@ -242,7 +242,11 @@ def test_a_failed_stage_fails_what_starts_from_it_and_nothing_else(
         assert execute.run_plan(made, slots=lambda _: 1, progress=progress, events=events)
     healthy = [cell.cell_id for cell in made.cells if cell.start == fine.cell_id]
     assert launched == [[broken.cell_id, fine.cell_id], healthy]
-    after = make_plan(made.study, made.storage)
+    left = make_plan(made.study, made.storage)
+    assert [cell.action for cell in left.cells if cell.start == broken.cell_id] == ["given_up", "given_up"]
+    assert [stage.action for stage in left.stages] == ["given_up", "done"]
+    assert left.waves() == [], "left alone until somebody asks for it"
+    after = make_plan(made.study, made.storage, Options(retry_failed=True))
     assert [cell.action for cell in after.cells if cell.start == broken.cell_id] == ["failed", "failed"]
     reason = f"pretrain · seed 0 ({broken.cell_id}), which it starts from, failed: boom"
     assert {cell.view.reason for cell in after.cells if cell.seed == 0} == {reason}

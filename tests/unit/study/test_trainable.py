@@ -16,8 +16,8 @@ from simlap.study.trainable import CellTrainable
 from simlap.train.loop import Progress
 
 
-def _config(number: int) -> dict[str, Any]:
-    task = {"cell_id": f"cell-{number}", "experiment": {}, "storage": ""}
+def _config(number: int, storage: Path = Path("unused")) -> dict[str, Any]:
+    task = {"cell_id": f"cell-{number}", "experiment": {}, "storage": str(storage)}
     return {"cell": {"task": task, "gpus": 0.0, "metric": "m", "last": None, "epochs": 1}}
 
 

@@ -1,0 +1,149 @@
+"""How `simlap plan` is laid out: a line per stage and arm, then what it takes and what it can show. 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from simlap.cli.output import out
+
+if TYPE_CHECKING:
+    from simlap.study.fractional import AliasTable
+    from simlap.study.plan import Plan, PlannedCell
+
+_MARKS = 20
+"""More marks than these become counts: the line would not fit."""
+_LEGEND = "+ new  = done  > resume  ~ stale  - removed  ! failed"
+
+
+def print_plan(made: Plan, *, only: bool) -> None:
+    """Print a plan. `only`: arms that nothing is to be done with now are left out."""
+    from simlap.study.estimate import device_hours
+    from simlap.study.saved import superseded
+
+    hours = device_hours([*made.stages, *made.cells])
+    old = superseded(made)
+    rows: list[tuple[str, str, str, str]] = [("arm", "cells", "epochs", "device-h")]
+
+    def add(name: str, line: str, cells: Sequence[PlannedCell]) -> None:
+        epochs = sum(cell.epochs_left for cell in cells)
+        estimate = f"{hours.by_line[line]:.2g}" if line in hours.by_line else "?" if epochs else ""
+        rows.append((name, _marks(cells, old.get(line, 0)), str(epochs), estimate))
+
+    stages: dict[str, list[PlannedCell]] = {}
+    for stage in made.stages:
+        stages.setdefault(stage.line, []).append(stage)
+    for line, found in stages.items():
+        users = {cell_id for stage in found for cell_id in made.uses[stage.cell_id].cell_ids}
+        add(f"{line} (shared by {len(users)} cells)", line, found)
+    hidden = 0
+    for arm in made.study.arms:
+        cells = made.of_arm(arm)
+        if only and not any(cell.selected for cell in cells):
+            hidden += 1
+            continue
+        note = " (baseline)" if arm.baseline else " (protected)" if arm.protected else ""
+        add(arm.name + note, arm.name, cells)
+    kept = {arm.name: sum(cell["cell_id"] in made.index.begun for cell in arm.cells) for arm in made.kept}
+    for name in made.removed:
+        rows.append((name, f"- {kept[name]}" if kept[name] > _MARKS else "-" * max(1, kept[name]), "0", ""))
+    _print_rows(rows)
+    if hidden:
+        out.print(f"{hidden} other arms are left alone (--only)", style="dim")
+    if made.study.aliases is not None:
+        _print_aliases(made.study.aliases)
+    _print_totals(made, hours.total, hours.guessed)
+    _print_power(made)
+    _print_budget(made, hours.total)
+    out.print(_LEGEND, style="dim")
+
+
+def _print_rows(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """A table by hand: rich takes milliseconds a row, and there may be thousands. A name too long for the line stands above."""
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    room = max(20, out.width - sum(widths[1:]) - 6)
+    first = min(widths[0], room)
+    lines = []
+    for name, marks, epochs, hours in rows:
+        rest = f"{marks:<{widths[1]}}  {epochs:>{widths[2]}}  {hours:>{widths[3]}}".rstrip()
+        lines += [f"{name:<{first}}  {rest}"] if len(name) <= first else [name, f"{'':<{first}}  {rest}"]
+    out.print(lines[0], style="bold", markup=False, highlight=False, soft_wrap=True)
+    out.out("\n".join(lines[1:]), highlight=False)
+
+
+def _marks(cells: Sequence[PlannedCell], old: int) -> str:
+    from simlap.study.plan import SYMBOLS
+
+    marks = "".join(SYMBOLS[cell.action] for cell in cells) + "~" * old
+    if len(marks) <= _MARKS:
+        return marks
+    return "  ".join(f"{mark} {count}" for mark, count in Counter(marks).items())
+
+
+def _print_aliases(table: AliasTable) -> None:
+    """What the arms of a fractional design cannot tell apart."""
+    out.print(
+        f"fraction of {table.runs} arms, resolution {table.resolution}: {', '.join(table.generators)}", soft_wrap=True
+    )
+    clear = [row.effect for row in table.rows if not row.aliases]
+    for row in table.rows:
+        if row.aliases:
+            out.print(f"  {row.effect} is not told from {', '.join(row.aliases)}", highlight=False, soft_wrap=True)
+    if clear:
+        out.print(
+            f"  clear of effects of up to {table.order} factors: {', '.join(clear)}", highlight=False, soft_wrap=True
+        )
+    if table.excluded:
+        out.print(f"  {table.excluded} of its arms are left out, so that this holds only roughly", soft_wrap=True)
+
+
+def _print_totals(made: Plan, hours: float | None, guessed: bool) -> None:
+    estimate = "unknown until something has run" if hours is None else f"about {hours:.2g} device-hours"
+    if guessed and hours is not None:
+        estimate += ", in part from arms of another shape"
+    pending = sum(cell.pending for cell in made.cells)
+    before = f"{sum(s.pending for s in made.stages)} of {len(made.stages)} stages and " if made.stages else ""
+    out.print(f"{before}{pending} of {len(made.cells)} cells to run: {estimate}", soft_wrap=True)
+    count = Counter(cell.action for cell in made.cells)
+    if failed := count["given_up"]:
+        out.print(f"{failed} failed cells are left alone; `--retry failed` runs them again", soft_wrap=True)
+    if stale := count["stale"]:
+        out.print(
+            f"{stale} cells were computed by other code and are kept; `--rerun stale` runs them anew", soft_wrap=True
+        )
+
+
+def _print_power(made: Plan) -> None:
+    from simlap.study.estimate import detectable
+
+    power, metric = detectable(made), made.study.spec.metric.report
+    seeds = len(made.study.spec.seed_list())
+    if power is None:
+        out.print("smallest detectable difference: unknown until two seeds of the baseline are done", style="dim")
+    elif seeds < 2:
+        out.print("one seed shows no difference: give at least two")
+    else:
+        out.print(
+            f"smallest detectable difference ({seeds} seeds, 80 % power, family-wise 5 %): {power.difference:.2g} in "
+            f"{escape(metric)}, {power.basis}"
+        )
+
+
+def _print_budget(made: Plan, hours: float | None) -> None:
+    from simlap.study.budget import budget_left
+
+    if made.guard is None:
+        return
+    budget, spent = made.guard.budget, made.spent
+    used = {
+        "device-hours": (spent.device_hours, budget.device_hours),
+        "hours": (spent.wall_hours, budget.wall_hours),
+        "cells": (len(spent.cells), budget.cells),
+    }
+    parts = [f"{value:.3g} of {limit:g} {name}" for name, (value, limit) in used.items() if limit is not None]
+    out.print("budget: " + ", ".join(parts) + " used")
+    if reason := budget_left(budget, spent, hours, made.held_back):
+        out.print(f"does not fit: {reason}. Cells run in order until the budget is reached", style="yellow")

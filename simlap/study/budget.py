@@ -1,0 +1,119 @@
+"""What a study may take: device-hours, hours on the clock, cells. Counted over all its launches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from simlap.config.schema import Count, Positive, Strict
+
+if TYPE_CHECKING:
+    from simlap.study.index import Index
+    from simlap.study.plan import PlannedCell
+
+
+class Budget(Strict):
+    """What all launches of a study together may take. When it is reached, cells are left where they are, to be resumed."""
+
+    device_hours: Positive | None = None
+    """Hours of all workers' devices (a worker's CPUs, where it has no GPU, are one device)."""
+    wall_hours: Positive | None = None
+    """Hours that launches have been running."""
+    cells: Count | None = None
+    """Cells that the study may begin; those that another study had run are free."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What launches have taken so far."""
+
+    device_hours: float = 0.0
+    """Of the epochs that count, of cells that this study began. What a kill made to be trained again is not in it."""
+    wall_hours: float = 0.0
+    """From each launch's first event to its last one."""
+    cells: frozenset[str] = frozenset()
+    """Ids of the arms' cells that this study began."""
+
+
+def spending(events: Sequence[dict[str, Any]], index: Index) -> Spending:
+    """What the study has taken: from its events, and for device time from what the cells' journals hold."""
+    begun: dict[str, bool] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    for event in events:
+        first, _ = spans.get(event["launch"], (event["t"], 0))
+        spans[event["launch"]] = (first, event["t"])
+        if event["type"] == "cell_started":
+            begun[event["cell_id"]] = "arm" in event
+    seconds = sum(facts.device_s for facts in index.recall(begun))
+    hours = sum(last - first for first, last in spans.values()) / 3.6e6
+    return Spending(seconds / 3600, hours, frozenset(cell_id for cell_id, is_arms in begun.items() if is_arms))
+
+
+@dataclass
+class BudgetGuard:
+    """Asked by whoever runs cells: before each (`may_start`), and now and then while they run (`reached`)."""
+
+    budget: Budget
+    spent: Spending
+    clock: Callable[[], float] = time.monotonic
+    """Seconds."""
+    _running: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Cell id -> when it was started, its workers."""
+    _device_s: float = 0.0
+    """Of cells that this launch has ended."""
+    _cells: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+
+    def may_start(self, cell: PlannedCell) -> bool:
+        """Whether there is room for (some of) this cell."""
+        known = cell.cell_id in self.spent.cells | self._cells or cell.arm is None
+        limit = self.budget.cells
+        return self.reached() is None and (known or limit is None or len(self.spent.cells | self._cells) < limit)
+
+    def started(self, cell: PlannedCell) -> None:
+        """A cell runs from now on."""
+        self._running[cell.cell_id] = (self.clock(), cell.stage.experiment.resources.workers)
+        if cell.arm is not None:
+            self._cells.add(cell.cell_id)
+
+    def ended(self, cell_id: str) -> None:
+        """It does not run any more, for whatever reason."""
+        if cell_id in self._running:
+            since, workers = self._running.pop(cell_id)
+            self._device_s += (self.clock() - since) * workers
+
+    def reached(self) -> str | None:
+        """What of the budget is used up, in words; None while there is some left."""
+        now = self.clock()
+        running = sum((now - since) * workers for since, workers in self._running.values())
+        used = {
+            "device_hours": self.spent.device_hours + (self._device_s + running) / 3600,
+            "wall_hours": self.spent.wall_hours + (now - self._began) / 3600,
+        }
+        for key, hours in used.items():
+            limit = getattr(self.budget, key)
+            if limit is not None and hours >= limit:
+                return f"{hours:.3g} of {limit:g} {'device-hours' if key == 'device_hours' else 'hours'}"
+        return None
+
+
+def budget_left(budget: Budget, spent: Spending, hours: float | None, new: int) -> str | None:
+    """Why what is pending does not fit, in words; None where it fits, as far as is known.
+
+    Args:
+        budget: of the study.
+        spent: so far.
+        hours: device-hours that the pending cells are estimated to take; None: unknown.
+        new: how many cells the budget kept from being started.
+    """
+    reasons = []
+    if budget.device_hours is not None and hours is not None and spent.device_hours + hours > budget.device_hours:
+        left = max(0.0, budget.device_hours - spent.device_hours)
+        reasons.append(f"about {hours:.2g} device-hours to run, {left:.2g} of {budget.device_hours:g} left")
+    if new:
+        reasons.append(f"{new} cells beyond the {budget.cells} that may begin")
+    return "; ".join(reasons) or None

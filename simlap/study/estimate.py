@@ -1,0 +1,119 @@
+"""What a plan will take, and what it can show: device-hours from cells that ran, detectable differences from their spread."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from simlap.config import Experiment
+
+if TYPE_CHECKING:
+    from simlap.study.plan import Plan, PlannedCell
+
+Shape = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Device-hours of what is pending."""
+
+    by_line: dict[str, float]
+    """By arm or stage; those without an estimate are left out."""
+    total: float | None
+    """None where nothing has run yet."""
+    guessed: bool
+    """Whether some lines were estimated from cells of another shape."""
+
+
+def shape(experiment: Experiment) -> Shape:
+    """What decides how long an epoch takes: two experiments that agree in it are timed alike.
+
+    Everything of data, backbone, method and training counts but how many epochs there are; seeds, the optimiser's numbers and
+    protocols do not.
+    """
+    return (
+        experiment.data.model_dump_json(),
+        experiment.backbone.model_dump_json(),
+        experiment.method.model_dump_json(exclude={"temperature"}),
+        experiment.optim.name,
+        experiment.train.model_dump_json(exclude={"epochs"}),
+        experiment.precision,
+        experiment.resources.model_dump_json(),
+    )
+
+
+def device_hours(cells: Sequence[PlannedCell]) -> Hours:
+    """From cells of the same shape that have run, else from all that have; a device is a worker's."""
+    shapes: dict[int, Shape] = {}
+    timed: dict[Shape, list[float]] = {}
+
+    def shape_of(cell: PlannedCell) -> Shape:
+        if id(cell.stage) not in shapes:
+            shapes[id(cell.stage)] = shape(cell.stage.experiment)
+        return shapes[id(cell.stage)]
+
+    for cell in cells:
+        if cell.facts.epoch_s is not None:
+            timed.setdefault(shape_of(cell), []).append(cell.facts.epoch_s)
+    known = {key: fmean(values) for key, values in timed.items()}
+    everywhere = fmean(itertools.chain(*timed.values())) if timed else None
+    by_line: dict[str, float] = {}
+    guessed = False
+    for cell in cells:
+        if not cell.epochs_left or everywhere is None:
+            continue
+        seconds = known.get(shape_of(cell))
+        guessed |= seconds is None
+        seconds = everywhere if seconds is None else seconds
+        hours = cell.epochs_left * seconds * cell.stage.experiment.resources.workers / 3600
+        by_line[cell.line] = by_line.get(cell.line, 0.0) + hours
+    return Hours(by_line, sum(by_line.values()) if everywhere is not None else None, guessed)
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the planned seeds can show on the reported metric."""
+
+    difference: float
+    """The smallest true difference to the baseline that is found with 80 % power at a family-wise level of 5 %; `inf` with one
+    seed."""
+    basis: str
+    """Where the spread comes from, in words."""
+
+
+def detectable(plan: Plan) -> Power | None:
+    """From the spread of the paired differences so far, else the baseline's; None where neither is known yet.
+
+    With no pair yet, arms are taken for independent: sqrt(2) times the baseline's standard deviation. Seeds that share their
+    random draws usually do better.
+    """
+    name = plan.study.spec.metric.report
+    values = {
+        arm.name: {
+            c.seed: c.facts.metrics[name]
+            for c in plan.of_arm(arm)
+            if c.facts.state == "done" and name in c.facts.metrics
+        }
+        for arm in plan.study.arms
+    }
+    baseline = next(arm.name for arm in plan.study.arms if arm.baseline)
+    own = values.pop(baseline)
+    paired = [[found[seed] - own[seed] for seed in found.keys() & own.keys()] for found in values.values()]
+    paired = [differences for differences in paired if len(differences) > 1]
+    seeds, comparisons = len(plan.study.spec.seed_list()), max(1, len(values))
+    if paired:
+        freedom = sum(len(differences) - 1 for differences in paired)
+        std = math.sqrt(sum((len(d) - 1) * stdev(d) ** 2 for d in paired) / freedom)
+        basis = f"from the paired differences of {len(paired)} arm{'s' * (len(paired) > 1)} so far"
+    elif len(own) > 1:
+        std = math.sqrt(2) * stdev(own.values())
+        basis = f"from {len(own)} seeds of the baseline, arms taken for independent"
+    else:
+        return None
+    from simlap.study.power import smallest_difference  # scipy's distributions take a while to import
+
+    return Power(smallest_difference(seeds, std, comparisons=comparisons), basis)

@@ -1,0 +1,182 @@
+"""Hands cells to Ray Tune one by one, when there is room for them, in the plan's order; again where an attempt is to be repeated.
+
+A grid of all cells would be copied, queued and looked through by Tune as a whole, on every event; and it knows one size only.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.search import SearchAlgorithm
+
+from simlap.config.schema import Resources
+from simlap.run.cluster import Node
+from simlap.study.budget import BudgetGuard
+from simlap.study.capacity import Capacity, Share
+from simlap.study.failures import History
+from simlap.study.plan import PlannedCell
+
+PASSES = 8
+"""So many smaller cells may start before one that waits for room; then all wait for it."""
+_LOOK_S = 5.0
+_NO_CHECKPOINTS = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A cell that waits for room, or runs."""
+
+    order: int
+    cell: PlannedCell
+    share: Share
+    history: History = field(default_factory=History)
+    passed: int = 0
+    """How many were started before it that come after it."""
+    number: int = 0
+    """Its attempt's, in the journal: set when it is handed out."""
+
+    @property
+    def resources(self) -> Resources:
+        """What the run is told: the cap on a GPU's memory follows its share of it; nothing else changes with the share."""
+        return self.cell.stage.experiment.resources.model_copy(update={"gpus_per_worker": self.share.gpus})
+
+    def __lt__(self, other: Attempt) -> bool:
+        return self.order < other.order
+
+
+class CellFeed(SearchAlgorithm):
+    """Which cell is next.
+
+    Args:
+        cells: in the order in which they are to run.
+        nodes: the alive nodes by id; asked now and then, for nodes come and go.
+        make_config: what a trial of an attempt is told.
+        trainables: names that Tune knows: of the actor for one worker, and of the driver of a worker group.
+        head: a resource of the head node that costs nothing, for drivers.
+        limit: at most so many cells of such resources at a time (None: as many as fit).
+        guard: of the study's budget.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[PlannedCell],
+        *,
+        nodes: Callable[[], Mapping[str, Node]],
+        make_config: Callable[[Attempt], dict[str, Any]],
+        trainables: tuple[str, str],
+        head: str,
+        limit: Callable[[Resources], int] | None = None,
+        guard: BudgetGuard | None = None,
+    ) -> None:
+        self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
+        self._trainables, self._head = trainables, head
+        self._waiting: dict[Share, list[Attempt]] = {}
+        self._running: set[str] = set()
+        self.attempts: dict[str, Attempt] = {}
+        """By trial id; whoever watches the trials removes what is over."""
+        self._beside: Counter[Resources] = Counter()
+        self._looked = time.monotonic()
+        self.capacity = Capacity(nodes())
+        self._storage: Any = None
+        for order, cell in enumerate(cells):
+            self._queue(Attempt(order, cell, Share.of(cell.stage.experiment.resources)))
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Tune's description of the run: where trials keep their files."""
+        (experiment,) = experiments
+        assert isinstance(experiment, Experiment)
+        self._storage = experiment.storage
+
+    def next_trial(self) -> Trial | None:
+        """The next cell that there is room for."""
+        trial_id = str(Trial.generate_id())
+        attempt = None if self._finished else self._take(trial_id)
+        if attempt is None:
+            return None
+        if self._guard is not None:
+            self._guard.started(attempt.cell)
+        self._running.add(trial_id)
+        self.attempts[trial_id] = attempt
+        self._beside[_resources(attempt)] += 1
+        return self._trial(trial_id, attempt)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Its room is free."""
+        self.capacity.release(trial_id)
+        if trial_id in self._running:
+            self._running.remove(trial_id)
+            attempt = self.attempts[trial_id]
+            self._beside[_resources(attempt)] -= 1
+            if self._guard is not None:
+                self._guard.ended(attempt.cell.cell_id)
+
+    def is_finished(self) -> bool:
+        """Also False while something runs: it may have to run again."""
+        return bool(self._finished or not (self._running or any(self._waiting.values())))
+
+    def again(self, attempt: Attempt, *, larger: bool) -> None:
+        """Run a cell once more, from where it stands now; before all that come after it in the plan."""
+        share = attempt.share.larger(self.capacity.largest()) if larger else attempt.share
+        assert share is not None, "`can_grow` was asked"
+        cell = replace(attempt.cell, facts=replace(attempt.cell.facts, state="failed"))  # its journal is read anew
+        self._queue(Attempt(attempt.order, cell, share, attempt.history))
+
+    def can_grow(self, attempt: Attempt) -> bool:
+        """Whether it can have a larger share of its device."""
+        return attempt.share.larger(self.capacity.largest()) is not None
+
+    def _queue(self, attempt: Attempt) -> None:
+        heapq.heappush(self._waiting.setdefault(attempt.share, []), attempt)
+
+    def _take(self, trial_id: str) -> Attempt | None:
+        """The first that fits, with its room reserved. Cells of one size are looked at once, however many there are."""
+        if time.monotonic() - self._looked > _LOOK_S:
+            self._looked, self.capacity.nodes = time.monotonic(), self._nodes()
+        overtaken: list[Attempt] = []
+        for first in sorted(queue[0] for queue in self._waiting.values() if queue):
+            resources = _resources(first)
+            if self._guard is not None and not self._guard.may_start(first.cell):
+                heapq.heappop(self._waiting[first.share])  # it is left for a larger budget
+                return self._take(trial_id)
+            allowed = self._limit is None or self._beside[resources] < self._limit(resources)
+            if allowed and self.capacity.take(trial_id, first.share):
+                for attempt in overtaken:
+                    attempt.passed += 1
+                return heapq.heappop(self._waiting[first.share])
+            if first.passed >= PASSES:
+                break
+            overtaken.append(first)
+        if overtaken and not self._running:
+            # nothing that runs will make room, a node has to come back: Ray waits for it
+            return heapq.heappop(self._waiting[overtaken[0].share])
+        return None
+
+    def _trial(self, trial_id: str, attempt: Attempt) -> Trial:
+        share = attempt.share
+        alone = share.workers == 1
+        if alone:
+            bundle = tune.PlacementGroupFactory([{"CPU": share.cpus, "GPU": share.gpus}])
+        else:
+            # it holds no CPU, or workers would wait for what their own drivers hold. The name keeps drivers apart: Tune gives a
+            # warm actor to whoever asks for the same, and a driver that was stopped in the middle is no use to anybody
+            bundle = tune.PlacementGroupFactory([{self._head: 0.001}], name=f"simlap-{trial_id}")
+        return Trial(
+            self._trainables[0 if alone else 1],
+            config={"cell": self._make_config(attempt)},
+            trial_id=trial_id,
+            storage=self._storage,
+            placement_group_factory=bundle,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            checkpoint_config=_NO_CHECKPOINTS if alone else None,
+        )
+
+
+def _resources(attempt: Attempt) -> Resources:
+    return attempt.cell.stage.experiment.resources

@@ -1,0 +1,118 @@
+"""`plan.json`: what a study was last applied as, from which views are read; and what earlier versions of its file had."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from simlap.record.journal import now_ms
+from simlap.record.provenance import collect
+from simlap.storage import Storage
+from simlap.study.spec import Study
+
+if TYPE_CHECKING:
+    from simlap.study.plan import Plan, PlannedCell
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class KeptArm:
+    """Cells that an earlier version of the file had under an arm, and this one has not: of a removed arm, a removed seed, or
+    with other data or another base. They are kept, and are the study's again when the file has them again."""
+
+    name: str
+    cells: list[dict[str, Any]]
+    """`cell_id` and `seed` of each, and the `fingerprint` of its data."""
+
+
+def read_plan(folder: Storage) -> dict[str, Any]:
+    """The study's `plan.json`; empty where it was never applied."""
+    try:
+        plan: dict[str, Any] = folder.read_json("plan.json")
+    except FileNotFoundError:
+        return {}
+    return plan
+
+
+def kept_arms(earlier: dict[str, Any], study: Study, cells: Sequence[PlannedCell]) -> list[KeptArm]:
+    """What the earlier plan had, or had kept, and these cells are not; arms that it lists without cells too."""
+    now = {cell.cell_id for cell in cells}
+    names = {arm.name for arm in study.arms}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for arm in (*earlier.get("kept", []), *earlier.get("arms", [])):
+        cells_of = found.setdefault(arm["name"], {})
+        cells_of.update({cell["cell_id"]: cell for cell in arm["cells"] if cell["cell_id"] not in now})
+    return [KeptArm(name, [*kept.values()]) for name, kept in found.items() if kept or name not in names]
+
+
+def superseded(plan: Plan) -> dict[str, int]:
+    """By arm: how many finished or begun cells it has from before its data changed."""
+    now = {(cell.line, cell.seed): cell.fingerprint for cell in plan.cells}
+    return {
+        arm.name: count
+        for arm in plan.kept
+        if (
+            count := sum(
+                cell["cell_id"] in plan.index.begun
+                and cell.get("fingerprint") not in (None, now.get((arm.name, cell["seed"])))
+                and (arm.name, cell["seed"]) in now
+                for cell in arm.cells
+            )
+        )
+    }
+
+
+def save_plan(plan: Plan) -> None:
+    """Write `plan.json`."""
+    plan.storage.child("studies", plan.study.name).write_json("plan.json", _json(plan))
+
+
+def _json(plan: Plan) -> dict[str, Any]:
+    from simlap.study.plan import protocols
+
+    spec = plan.study.spec
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "t": now_ms(),
+        "metric": spec.metric.name,
+        "mode": spec.metric.mode,
+        "report_metric": spec.metric.report,
+        "epochs": max(arm.experiment.train.epochs for arm in plan.study.arms),
+        "seeds": spec.seed_list(),
+        "factors": {name: list(factor.named()) for name, factor in spec.factors.items()},
+        "scheduler": spec.scheduler.kind,
+        "claims": [],
+        "validation": plan.study.base.data.validation != "none",
+        "command": shlex.join(["simlap", *sys.argv[1:]]),
+        "provenance": {**collect(), "data_fingerprint": plan.cells[0].fingerprint},
+        "text": plan.study.text,
+        "stages": [
+            {
+                "name": stage.line,
+                "cell_id": stage.cell_id,
+                "seed": stage.seed,
+                "used_by": plan.uses[stage.cell_id].cell_ids,
+            }
+            for stage in plan.stages
+        ],
+        "arms": [
+            {
+                "name": arm.name,
+                "levels": arm.levels,
+                "protected": arm.protected,
+                "baseline": arm.baseline,
+                "evaluate": protocols(plan.of_arm(arm)[0].stage.experiment),
+                "cells": [_cell(cell) for cell in plan.of_arm(arm)],
+            }
+            for arm in plan.study.arms
+        ],
+        "kept": [{"name": arm.name, "cells": arm.cells} for arm in plan.kept],
+    }
+
+
+def _cell(cell: PlannedCell) -> dict[str, Any]:
+    return {"cell_id": cell.cell_id, "seed": cell.seed, "fingerprint": cell.fingerprint}
