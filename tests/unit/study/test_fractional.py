@@ -21,7 +21,7 @@ LARGE = {
     (11, 5): {4: 4, 5: 14, 6: 8, 8: 3, 9: 2},
     (11, 6): {4: 25, 6: 27, 8: 10, 10: 1},
 }
-"""Word-length patterns of Chen, Sun & Wu (1993), tables 3-5, where a search would take minutes."""
+"""Word-length patterns after Chen, Sun & Wu (1993), written from memory of it: a search would take minutes."""
 
 
 def letters(k: int, **size: int) -> Fraction:
