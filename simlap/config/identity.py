@@ -62,10 +62,14 @@ def training_part(experiment: Experiment, data_fingerprint: str, start: str | No
     return {key: value for key, value in tree.items() if value != {}}
 
 
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
 def canonical_hash(value: object) -> str:
-    """16 hex digits of the SHA-256 of the value's canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """16 hex digits of the SHA-256 of the value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def cell_id(experiment: Experiment, data_fingerprint: str, start: str | None = None) -> str:

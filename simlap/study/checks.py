@@ -23,7 +23,7 @@ from pyarrow import fs as pafs
 
 from simlap import errors
 from simlap.config import Experiment, canonical_hash
-from simlap.config.identity import training_part
+from simlap.config.identity import canonical_json, training_part
 from simlap.config.schema import Data, Transfer
 from simlap.errors import UserError
 from simlap.record import cache
@@ -48,8 +48,10 @@ class CheckedStage:
 
     def cell_id(self, seed: int, start: str | None) -> str:
         """As `simlap.config.cell_id`, without writing anew what all seeds have in common."""
-        form = {**self.form, "seed": _json(seed)} | ({"start": _json(start)} if start is not None else {})
-        text = ",".join(f"{_json(key)}:{form[key]}" for key in sorted(form))
+        form = {**self.form, "seed": canonical_json(seed)} | (
+            {"start": canonical_json(start)} if start is not None else {}
+        )
+        text = ",".join(f"{canonical_json(key)}:{form[key]}" for key in sorted(form))
         return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:16]
 
 
@@ -112,13 +114,8 @@ def _stages(experiment: Experiment, facts: list[dict[str, Any]]) -> Iterator[Che
             protocols[int(place)] = protocol.model_copy(update={"data": data})
         if fact["transfer"]:
             stage = stage.model_copy(update={"evaluate": tuple(protocols)})
-        form = {key: _json(value) for key, value in training_part(stage, fact["fingerprint"]).items()}
+        form = {key: canonical_json(value) for key, value in training_part(stage, fact["fingerprint"]).items()}
         yield CheckedStage(stage, fact["fingerprint"], fact["weights"], form)
-
-
-def _json(value: object) -> str:
-    """Canonical, as `simlap.config.canonical_hash` has it."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def check_here(asked: Sequence[tuple[str, Experiment]]) -> list[list[dict[str, Any]]]:

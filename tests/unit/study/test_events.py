@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_kill_at_any_point_loses_and_doubles_nothing(
                 self._step()
                 super().delete(path)
 
-        try:
+        with contextlib.suppress(Killed):
             log = EventLog(Mortal(study.uri), block=block)
             for _ in range(events):
                 number = len(published)
@@ -92,8 +93,6 @@ def test_a_kill_at_any_point_loses_and_doubles_nothing(
                         published.append(number)
             if close:
                 log.close()
-        except Killed:
-            pass
         assert numbers(study) == published
     EventLog(study)
     assert numbers(study) == published
