@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from simlap.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the YAML 1.2 core schema's scalars."""
+class _Loader(Composer, yaml.CSafeLoader):
+    """CSafeLoader with the YAML 1.2 core schema's scalars, and Python's composer, which can be told what to refuse."""
+
+    def __init__(self, stream: str) -> None:
+        yaml.CSafeLoader.__init__(self, stream)
+        Composer.__init__(self)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()
         problem = None
         if isinstance(event, yaml.AliasEvent):
             problem = f"alias *{event.anchor}: aliases are not allowed, write the value out"
@@ -40,8 +45,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would take for something else than text, and writes no aliases."""
+class _Dumper(yaml.CSafeDumper):
+    """CSafeDumper that quotes what `_Loader` would take for something else than text, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -64,7 +69,7 @@ for _tag, _pattern, _first in (
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+def _text(dumper: yaml.CSafeDumper, text: str) -> yaml.Node:
     # line breaks of Unicode are folded away unless they are escaped
     style = '"' if any(char in text for char in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from simlap.config import evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.view import ArmView, CellState, CellView, EpochRow, StageView, StudyView
+from simlap.record.view import ArmView, CellState, CellView, EpochRow, StageView, StudyView, Unread
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -186,14 +186,14 @@ def read_cell(
     Args:
         storage: that holds `cells/`.
         cell_id: of the cell.
-        seed: what to call a cell that is not there.
+        seed: of the cell (default: its config says it).
         evaluate: the protocols whose results are wanted, as the experiment has them (default: the cell's own config's).
     """
     cell = cell_storage(storage, cell_id)
     rows = read_rows(cell)
     if not rows:
         return CellView(cell_id=cell_id, seed=seed or 0, state="new")
-    config = yaml.parse(cell.read("config.yaml").decode())
+    config = Unread(lambda: dict(yaml.parse(cell.read("config.yaml").decode())))
     progress = read_progress(cell, rows)
     state, reached, result = progress.state, progress.reached, progress.result
     final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}
@@ -207,7 +207,7 @@ def read_cell(
     )
     return CellView(
         cell_id=cell_id,
-        seed=config["seed"],
+        seed=config["seed"] if seed is None else seed,
         state=state,
         rows=progress.with_final(final),
         durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
+
+
+class Unread(Mapping[str, Any]):
+    """What is read when it is first looked into: of a thousand cells' configurations a summary needs none."""
+
+    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
+        self._read = read
+
+    @cached_property
+    def _found(self) -> dict[str, Any]:
+        return self._read()
+
+    def __getitem__(self, key: str) -> Any:
+        return self._found[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,7 @@ class CellView:
     """Why it was stopped."""
     started_ms: int | None = None
     ended_ms: int | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved experiment."""
     provenance: dict[str, Any] = field(default_factory=dict)
 

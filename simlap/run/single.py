@@ -45,7 +45,8 @@ def reopen(storage: Storage, cell_id: str) -> PreparedRun:
     view = read_cell(storage, cell_id)
     if view.state == "new":
         raise UserError(f"{storage.describe(f'cells/{cell_id}')}: there is no run")
-    return PreparedRun(validate(Experiment, view.config), CellTask(cell_id, view.config, storage.uri), storage, view)
+    config = dict(view.config)
+    return PreparedRun(validate(Experiment, config), CellTask(cell_id, config, storage.uri), storage, view)
 
 
 def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str | None) -> tuple[PreparedRun, ...]:

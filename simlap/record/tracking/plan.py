@@ -195,8 +195,8 @@ def _plan_cell(
         tags["simlap.stopped"] = cell.reason or "stopped"
     artifacts = []
     if cell.config:
-        stamp = _hash(repr(cell.config).encode())
-        artifacts.append(Artifact("config.yaml", stamp, lambda: yaml.dump(cell.config).encode()))
+        stamp = _hash(repr(dict(cell.config)).encode())
+        artifacts.append(Artifact("config.yaml", stamp, lambda: yaml.dump(dict(cell.config)).encode()))
     if cell.state == "failed":
         error = cell.error or "no error message was recorded"
         tags |= {"simlap.error": error, "mlflow.note.content": failure_note(cell, error)}

@@ -51,7 +51,7 @@ SEEDS = "seeds: 2"
 
 BAD: dict[str, tuple[str, str, str, list[str]]] = {
     # what is wrong: (file, old, new, parts of the message after the file's name)
-    "tab": (GOOD, "seeds: 2", "seeds:\t2\n\tname: x", ["not valid YAML: line 14, column 7"]),
+    "tab": (GOOD, "seeds: 2", "seeds:\t2\n\tname: x", ["not valid YAML: line 15, column 1: found a tab character"]),
     "key given twice": (GOOD, "seeds: 2", "seeds: 2\nseeds: 3", ["not valid YAML: line 15", "key 'seeds' is given twice"]),
     "not a mapping": (GOOD, GOOD, "- a\n- b\n", ["must hold a mapping of keys to values, not list"]),
     "unknown key": (GOOD, "exclude:", "exclud:", ["exclud: unknown key; did you mean 'exclude'? Valid:", "generators"]),

@@ -70,17 +70,36 @@ def test_other_paddings_are_left_alone(options: dict[str, object]) -> None:
     assert_same(nn.Conv2d(2, 3, 1, dtype=torch.float64, **options), torch.randn(2, 2, 1, 1, dtype=torch.float64))  # type: ignore[arg-type]
 
 
-def test_only_a_single_position_is_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    convolved: list[int] = []
+def test_what_is_mostly_padding_is_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolved: list[tuple[int, int]] = []
     plain = torch.nn.functional.conv2d
 
-    def conv2d(images: Tensor, *rest: Any) -> Tensor:
-        convolved.append(images.shape[-1])
-        return plain(images, *rest)
+    def conv2d(images: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int], *rest: Any) -> Tensor:
+        convolved.append((images.shape[-1], stride[0]))
+        return plain(images, weight, bias, stride, *rest)
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
-    module = nn.Conv2d(2, 3, 3, padding=1)
-    skip_padding(module)
-    for size in (1, 2, 3):
-        module(torch.randn(2, 2, size, size))
-    assert convolved == [2, 3]
+    for stride in (1, 2):
+        module = nn.Conv2d(2, 3, 3, padding=1, stride=stride)
+        skip_padding(module)
+        for size in (1, 2, 3, 4):
+            module(torch.randn(2, 2, size, size))
+    # 2 x 2 in and out: 16 products of the kernel's 36; 3 x 3 or more meets most taps
+    assert convolved == [(3, 1), (4, 1), (3, 2), (4, 2)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_under_autocast_it_has_the_type_of_a_convolution(bias: bool) -> None:
+    plain = nn.Conv2d(4, 6, 3, padding=1, bias=bias)
+    other = copy.deepcopy(plain)
+    skip_padding(other)
+    images = torch.randn(5, 4, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, mine = plain(images), other(images)
+        wanted.float().sum().backward()
+        mine.float().sum().backward()
+    assert mine.dtype == wanted.dtype == torch.bfloat16
+    assert mine.float().isclose(wanted.float(), rtol=0.02, atol=0.02).all()
+    assert plain.weight.grad is not None and other.weight.grad is not None
+    assert other.weight.grad.dtype == torch.float32
+    assert other.weight.grad.isclose(plain.weight.grad, rtol=0.02, atol=0.2).all()
