@@ -100,6 +100,7 @@ def test_under_autocast_it_has_the_type_of_a_convolution(bias: bool) -> None:
         mine.float().sum().backward()
     assert mine.dtype == wanted.dtype == torch.bfloat16
     assert mine.float().isclose(wanted.float(), rtol=0.02, atol=0.02).all()
-    assert plain.weight.grad is not None and other.weight.grad is not None
+    assert plain.weight.grad is not None
+    assert other.weight.grad is not None
     assert other.weight.grad.dtype == torch.float32
     assert other.weight.grad.isclose(plain.weight.grad, rtol=0.02, atol=0.2).all()
