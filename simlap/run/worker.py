@@ -57,6 +57,13 @@ class SupersededError(RuntimeError):
     """A later attempt at the same cell has started; this one must not write any more."""
 
 
+def check_newest(journal: Journal) -> None:
+    """Raises SupersededError where a later attempt than the journal's has begun."""
+    newest = next_attempt(journal.cell) - 1
+    if newest > journal.attempt:
+        raise SupersededError(f"attempt {newest} has taken over from attempt {journal.attempt}")
+
+
 class _CellReporter:
     """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
@@ -69,12 +76,9 @@ class _CellReporter:
             self.journal.start(epoch, step, self.provenance)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        if not self.journal:
-            return
-        newest = next_attempt(self.journal.cell) - 1
-        if newest > self.journal.attempt:
-            raise SupersededError(f"attempt {newest} has taken over from attempt {self.journal.attempt}")
-        self.journal.epoch(epoch, metrics)
+        if self.journal:
+            check_newest(self.journal)
+            self.journal.epoch(epoch, metrics)
 
     def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None:
         self.evaluations[evaluation_id] = metrics
@@ -141,6 +145,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             for progress in training:
                 epoch = progress.epoch
                 if progress.finished and journal:
+                    check_newest(journal)  # or a run that its successor ends as well would end twice
                     _write_result(cell, progress, {**known, **reporter.evaluations})
                     if result is not None:
                         add_protocols(cell, task.experiment["evaluate"])

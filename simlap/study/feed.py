@@ -17,10 +17,14 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search import SearchAlgorithm
 
 from simlap.config.schema import Resources
+from simlap.record.journal import cell_storage
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
 from simlap.study.capacity import Capacity, Share
+from simlap.study.claims import Claims, Holder
 from simlap.study.failures import History
+from simlap.study.index import CellFacts
+from simlap.study.lease import BEAT_S
 from simlap.study.plan import PlannedCell
 
 PASSES = 8
@@ -62,6 +66,7 @@ class CellFeed(SearchAlgorithm):
         head: a resource of the head node that costs nothing, for drivers.
         limit: at most so many cells of such resources at a time (None: as many as fit).
         guard: of the study's budget.
+        claims: against other launches that have the same cells.
     """
 
     def __init__(
@@ -74,15 +79,22 @@ class CellFeed(SearchAlgorithm):
         head: str,
         limit: Callable[[Resources], int] | None = None,
         guard: BudgetGuard | None = None,
+        claims: Claims | None = None,
     ) -> None:
         self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
         self._trainables, self._head = trainables, head
+        self._claims = claims
+        self.held: list[Attempt] = []
+        """What another launch is at work on."""
+        self.on_held: Callable[[Attempt, Holder], None] = lambda attempt, holder: None
+        self.on_elsewhere: Callable[[Attempt, CellFacts], None] = lambda attempt, facts: None
+        """Told of a cell that another launch has brought to its end."""
         self._waiting: dict[Share, list[Attempt]] = {}
         self._running: set[str] = set()
         self.attempts: dict[str, Attempt] = {}
         """By trial id; whoever watches the trials removes what is over."""
         self._beside: Counter[Resources] = Counter()
-        self._looked = time.monotonic()
+        self._looked = self._looked_at_held = time.monotonic()
         self.capacity = Capacity(nodes())
         self._storage: Any = None
         for order, cell in enumerate(cells):
@@ -97,7 +109,7 @@ class CellFeed(SearchAlgorithm):
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for."""
         trial_id = str(Trial.generate_id())
-        attempt = None if self._finished else self._take(trial_id)
+        attempt = None if self._finished else self._claim(trial_id)
         if attempt is None:
             return None
         if self._guard is not None:
@@ -118,7 +130,7 @@ class CellFeed(SearchAlgorithm):
                 self._guard.ended(attempt.cell.cell_id)
 
     def is_finished(self) -> bool:
-        """Also False while something runs: it may have to run again."""
+        """Also False while something runs: it may have to run again. What is held is not waited for here (`reclaim`)."""
         return bool(self._finished or not (self._running or any(self._waiting.values())))
 
     def again(self, attempt: Attempt, *, larger: bool) -> None:
@@ -131,6 +143,70 @@ class CellFeed(SearchAlgorithm):
     def can_grow(self, attempt: Attempt) -> bool:
         """Whether it can have a larger share of its device."""
         return attempt.share.larger(self.capacity.largest()) is not None
+
+    def release(self, attempt: Attempt) -> None:
+        """Nothing more is done with the cell: other launches may have it."""
+        if self._claims is not None:
+            self._claims.release(attempt.cell.cell_id)
+
+    def lost(self, attempt: Attempt) -> bool:
+        """Whether another launch has taken the cell over, which is then waited for."""
+        holder = self._claims.holder(attempt.cell.cell_id) if self._claims is not None else None
+        if holder is None:
+            return False
+        self._hold(attempt, holder)
+        return True
+
+    def reclaim(self) -> bool:
+        """Look again at what is held: what another launch has done is done; what none has any more waits for its turn.
+        Whether anything waits now."""
+        held, self.held = self.held, []
+        for attempt in held:
+            holder = self._claims.holder(attempt.cell.cell_id) if self._claims is not None else None
+            if holder is not None:
+                self.held.append(attempt)
+            elif (fresh := self._after_others(attempt, held=True)) is not None:
+                self._queue(fresh)
+        return any(self._waiting.values())
+
+    def _claim(self, trial_id: str) -> Attempt | None:
+        """The first that fits and that no other launch is at work on or has done, with its room reserved."""
+        if self._claims is None:
+            return self._take(trial_id)
+        if self.held and time.monotonic() - self._looked_at_held > BEAT_S:
+            self._looked_at_held = time.monotonic()
+            self.reclaim()
+        while (attempt := self._take(trial_id)) is not None:
+            holder = self._claims.take(attempt.cell.cell_id)
+            fresh = self._after_others(attempt, held=False) if holder is None else None
+            if fresh is not None:
+                return fresh
+            self.capacity.release(trial_id)
+            if holder is not None:
+                self._hold(attempt, holder)
+            else:
+                self._claims.release(attempt.cell.cell_id)
+        return None
+
+    def _hold(self, attempt: Attempt, holder: Holder) -> None:
+        self.held.append(attempt)
+        self._looked_at_held = time.monotonic()
+        self.on_held(attempt, holder)
+
+    def _after_others(self, attempt: Attempt, *, held: bool) -> Attempt | None:
+        """An attempt at a cell as it is now, after what other launches have done; None where these have brought it to its end."""
+        cell = attempt.cell
+        untouched = cell.action in ("new", "resume") and not cell_storage(cell.storage, cell.cell_id).exists(
+            "result.json"
+        )
+        if untouched and not held:
+            return attempt
+        now = cell.reread()
+        failed = held and now.facts.state == "failed" and cell.action != "failed"  # there, it was tried again in vain
+        if failed or (now.facts.state == "done" and now.facts.evaluated is not None):
+            self.on_elsewhere(attempt, now.facts)
+            return None
+        return Attempt(attempt.order, now, attempt.share, attempt.history, attempt.passed)
 
     def _queue(self, attempt: Attempt) -> None:
         heapq.heappush(self._waiting.setdefault(attempt.share, []), attempt)
