@@ -79,6 +79,11 @@ class Claims:
         other = found is not None and found.token != self._own.token
         return found if found is not None and other and self._is_alive(found) else None
 
+    def is_abandoned(self, cell_id: str) -> bool:
+        """Whether another launch had the cell when it died."""
+        found = self._read(cell_id)
+        return found is not None and found.token != self._own.token and not self._is_alive(found)
+
     def _read(self, cell_id: str) -> Holder | None:
         try:
             return Holder(**cell_storage(self._storage, cell_id).read_json("claim.json"))

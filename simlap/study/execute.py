@@ -23,6 +23,7 @@ from simlap.study.events import EventLog
 from simlap.study.failures import Retries
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.lease import BEAT_S
+from simlap.study.packing import Packing
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.schedule import InOrder, build_scheduler
@@ -131,6 +132,7 @@ def execute(
         limit=(lambda _: slots) if isinstance(slots, int) else slots,
         guard=plan.guard,
         claims=claims,
+        packing=Packing((*plan.stages, *plan.cells)),
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
     _fit(plan, feed, callback, scheduler, names[0])

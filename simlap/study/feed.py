@@ -25,6 +25,7 @@ from simlap.study.claims import Claims, Holder
 from simlap.study.failures import History
 from simlap.study.index import CellFacts
 from simlap.study.lease import BEAT_S
+from simlap.study.packing import Packing, is_auto
 from simlap.study.plan import PlannedCell
 
 PASSES = 8
@@ -67,6 +68,7 @@ class CellFeed(SearchAlgorithm):
         limit: at most so many cells of such resources at a time (None: as many as fit).
         guard: of the study's budget.
         claims: against other launches that have the same cells.
+        packing: what is known of the memory that cells take.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class CellFeed(SearchAlgorithm):
         limit: Callable[[Resources], int] | None = None,
         guard: BudgetGuard | None = None,
         claims: Claims | None = None,
+        packing: Packing | None = None,
     ) -> None:
         self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
         self._trainables, self._head = trainables, head
-        self._claims = claims
+        self._claims, self._packing = claims, packing or Packing()
         self.held: list[Attempt] = []
         """What another launch is at work on."""
         self.on_held: Callable[[Attempt, Holder], None] = lambda attempt, holder: None
@@ -98,7 +101,7 @@ class CellFeed(SearchAlgorithm):
         self.capacity = Capacity(nodes())
         self._storage: Any = None
         for order, cell in enumerate(cells):
-            self._queue(Attempt(order, cell, Share.of(cell.stage.experiment.resources)))
+            self._queue(Attempt(order, cell, self._packing.share(cell)))
 
     def add_configurations(self, experiments: Any) -> None:
         """Tune's description of the run: where trials keep their files."""
@@ -137,8 +140,24 @@ class CellFeed(SearchAlgorithm):
         """Run a cell once more, from where it stands now; before all that come after it in the plan."""
         share = attempt.share.larger(self.capacity.largest()) if larger else attempt.share
         assert share is not None, "`can_grow` was asked"
+        if larger and self._packing.outgrew(attempt.cell, share):
+            self._share_anew()
         cell = replace(attempt.cell, facts=replace(attempt.cell.facts, state="failed"))  # its journal is read anew
         self._queue(Attempt(attempt.order, cell, share, attempt.history))
+
+    def learn(self, attempt: Attempt) -> None:
+        """A cell is done: what it took of a GPU's memory tells how many others like it fit on one."""
+        if is_auto(attempt.cell) and self._packing.learn(attempt.cell, attempt.cell.reread().facts):
+            self._share_anew()
+
+    def _share_anew(self) -> None:
+        waiting = [attempt for queue in self._waiting.values() for attempt in queue]
+        self._waiting.clear()
+        for attempt in waiting:
+            # who has run out of memory before keeps what it was given
+            if is_auto(attempt.cell) and not attempt.history.out_of_memory:
+                attempt.share = self._packing.share(attempt.cell)
+            self._queue(attempt)
 
     def can_grow(self, attempt: Attempt) -> bool:
         """Whether it can have a larger share of its device."""
@@ -162,10 +181,11 @@ class CellFeed(SearchAlgorithm):
         Whether anything waits now."""
         held, self.held = self.held, []
         for attempt in held:
-            holder = self._claims.holder(attempt.cell.cell_id) if self._claims is not None else None
-            if holder is not None:
+            assert self._claims is not None
+            abandoned = self._claims.is_abandoned(attempt.cell.cell_id)
+            if not abandoned and self._claims.holder(attempt.cell.cell_id) is not None:
                 self.held.append(attempt)
-            elif (fresh := self._after_others(attempt, held=True)) is not None:
+            elif (fresh := self._after_others(attempt, given_back=not abandoned)) is not None:
                 self._queue(fresh)
         return any(self._waiting.values())
 
@@ -178,7 +198,7 @@ class CellFeed(SearchAlgorithm):
             self.reclaim()
         while (attempt := self._take(trial_id)) is not None:
             holder = self._claims.take(attempt.cell.cell_id)
-            fresh = self._after_others(attempt, held=False) if holder is None else None
+            fresh = self._after_others(attempt) if holder is None else None
             if fresh is not None:
                 return fresh
             self.capacity.release(trial_id)
@@ -193,16 +213,23 @@ class CellFeed(SearchAlgorithm):
         self._looked_at_held = time.monotonic()
         self.on_held(attempt, holder)
 
-    def _after_others(self, attempt: Attempt, *, held: bool) -> Attempt | None:
-        """An attempt at a cell as it is now, after what other launches have done; None where these have brought it to its end."""
+    def _after_others(self, attempt: Attempt, *, given_back: bool | None = None) -> Attempt | None:
+        """An attempt at a cell as it is now, after what other launches have done; None where these have brought it to its end.
+
+        Args:
+            attempt: that was to be made.
+            given_back: whether another launch had the cell and let it go, or (False) died with it; None: none is known to have.
+        """
         cell = attempt.cell
         untouched = cell.action in ("new", "resume") and not cell_storage(cell.storage, cell.cell_id).exists(
             "result.json"
         )
-        if untouched and not held:
+        if untouched and given_back is None:
             return attempt
         now = cell.reread()
-        failed = held and now.facts.state == "failed" and cell.action != "failed"  # there, it was tried again in vain
+        failed = (
+            given_back and now.facts.state == "failed" and cell.action != "failed"
+        )  # there, it was tried again in vain
         if failed or (now.facts.state == "done" and now.facts.evaluated is not None):
             self.on_elsewhere(attempt, now.facts)
             return None

@@ -68,6 +68,7 @@ class StudyCallback(tune.Callback):
         reason = getattr(self.scheduler, "reasons", {}).get(cell.cell_id)
         if view.state == "done":
             persist(lambda: self.events.write("cell_done", **cell.place, epoch=view.epoch))
+            self.feed.learn(attempt)
             self.progress.ended(cell.cell_id, "done")
         elif reason is not None:
             # the decision first: should this process die here, the next launch writes the end (`settle`)

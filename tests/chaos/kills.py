@@ -24,7 +24,7 @@ from tests.chaos.study import Size, planned
 Kind = Literal["driver", "actor", "worker", "raylet"]
 """The `simlap ablate` process; a process of Tune's; a worker of Train's; a node's raylet."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_POLL_S = 0.02
+_POLL_S = 0.1
 _LATEST_S = 2.0
 """A kill comes so late after its moment, at most: in the middle of an epoch, of an evaluation, or of a start."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -38,12 +39,14 @@ class Journals:
     def look(self) -> None:
         for cell_id, seen in self.cells.items():
             folder = self._runs / "cells" / cell_id / "journal"
-            if not folder.exists():
+            try:
+                names = os.listdir(folder)
+            except FileNotFoundError:
                 continue
-            for path in folder.iterdir():
-                if path.name not in seen.files and (match := _SEGMENT.match(path.name)):
-                    seen.files.add(path.name)
-                    self._take(seen, match["writer"], int(match["attempt"]), path.read_text())
+            for name in names:
+                if name not in seen.files and (match := _SEGMENT.match(name)):
+                    seen.files.add(name)
+                    self._take(seen, match["writer"], int(match["attempt"]), (folder / name).read_text())
 
     def epochs(self) -> int:
         """Different epochs that were recorded."""

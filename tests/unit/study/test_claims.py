@@ -223,6 +223,20 @@ def test_what_the_other_gave_up_is_given_up(folder: Path) -> None:
         assert two.feed.is_finished()
 
 
+def test_what_the_other_failed_at_when_it_died_is_tried(folder: Path) -> None:
+    """It had not yet decided whether to try it again."""
+    with applied(folder, "b", "0.1, 0.2") as two:
+        with applied(folder, "a", "0.1, 0.2") as one:
+            (trial,) = one.start()
+            (other,) = two.start()
+            pretend(trial[1].cell, "failed")
+        assert two.feed.reclaim()
+        two.end(other)
+        (taken,) = two.start()
+        assert taken[1].cell.cell_id == trial[1].cell.cell_id
+        assert two.elsewhere == {}
+
+
 def test_who_was_superseded_waits_for_who_took_over(folder: Path) -> None:
     with applied(folder, "a", "0.1, 0.2") as one, applied(folder, "b", "0.1, 0.2") as two:
         (trial,) = one.start()
