@@ -2,10 +2,10 @@
 
     python -m tools.soak_kills [--kills 50] [--seed 0] [--work DIR]
 
-Every run of the study is first made plainly: in one process after another, with neither Ray nor interruption. Then the study is run
-with `simlap ablate` on a cluster of two raylets on this machine, and by a seeded schedule the driver, actors of Tune's, workers of
-Train's and raylets are killed. What comes of it is written to `docs/results/kills.md`. The exit code is 1 where a claim does not
-hold.
+Every run of the study is first made plainly: in one process after another, with neither Ray nor interruption. Then the study is
+run with `simlap ablate` on a cluster of two raylets on this machine, and by a seeded schedule the driver, actors of Tune's,
+workers of Train's and raylets are killed. What comes of it is written to `docs/results/kills.md`. The exit code is 1 where a
+claim does not hold.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def verdict(ran: Ran) -> str:
     if ran.problems:
         return f"{len(ran.problems)} claims do not hold"
     return (
-        f"{len(ran.killed)} kills: the study finished, no cell was lost, none was run to the end twice, and every number of every "
-        "epoch, every result and every final checkpoint is that of the undisturbed run, bit for bit"
+        f"{len(ran.killed)} kills: the study finished, no cell was lost, none was run to the end twice, and every number of "
+        "every epoch, every result and every final checkpoint is that of the undisturbed run, bit for bit"
     )
 
 
@@ -71,7 +71,9 @@ def page(ran: Ran, seed: int, plain_s: float) -> str:
     """The result as Markdown."""
     facts = machine()
     git = facts.pop("git")
-    commit = f"{git.get('commit')}{', with changes' if git.get('dirty') else ''}" if isinstance(git, dict) else "unknown"
+    commit = (
+        f"{git.get('commit')}{', with changes' if git.get('dirty') else ''}" if isinstance(git, dict) else "unknown"
+    )
     counts = Counter(kill.kind for kill in ran.killed)
     lines = [
         "# A study under random kills",
@@ -82,8 +84,8 @@ def page(ran: Ran, seed: int, plain_s: float) -> str:
         "",
         *(f"- {problem}" for problem in ran.problems),
         *([""] if ran.problems else []),
-        f"- Study: {SIZE.arms} arms × {SIZE.seeds} seeds = {SIZE.cells} cells of one worker and {SIZE.epochs} epochs on the digits; "
-        f"each seed's cells start from a stage of two workers and {SIZE.stage_epochs} epochs.",
+        f"- Study: {SIZE.arms} arms × {SIZE.seeds} seeds = {SIZE.cells} cells of one worker and {SIZE.epochs} epochs on the "
+        f"digits; each seed's cells start from a stage of two workers and {SIZE.stage_epochs} epochs.",
         f"- Seed {seed}; {ran.launches} launches; {ran.seconds:.0f} s, undisturbed and without Ray {plain_s:.0f} s.",
         f"- Commit {commit}.",
         f"- Machine: {', '.join(f'{name} {value}' for name, value in facts.items())}.",
@@ -92,8 +94,8 @@ def page(ran: Ran, seed: int, plain_s: float) -> str:
         "|---|---|---|",
         *(f"| {kind} | {counts[kind]} | {WHAT[kind]} |" for kind in KINDS),
         "",
-        "*Epochs*: how many different epochs the study had recorded by then. *Recovered*: seconds until the next new one, which the "
-        "start of processes fills almost wholly, and how each run that was hit went on.",
+        "*Epochs*: how many different epochs the study had recorded by then. *Recovered*: seconds until the next new one, which "
+        "the start of processes fills almost wholly, and how each run that was hit went on.",
         "",
         "| | second | epochs | killed | victim | runs hit | recovered |",
         "|---|---|---|---|---|---|---|",

@@ -95,9 +95,9 @@ def disturb(study: Path, cluster: Raylets, kills: Sequence[Planned], seed: int, 
         while True:
             journals.look()
             now, epochs = time.monotonic() - began, journals.epochs()
-            for kill in killed:
-                if kill.recovered_s is None and epochs > kill.epochs:
-                    kill.recovered_s = now - kill.second
+            for made in killed:
+                if made.recovered_s is None and epochs > made.epochs:
+                    made.recovered_s = now - made.second
             if (code := driver.ended()) is not None:
                 if code == 0:
                     break
@@ -106,10 +106,9 @@ def disturb(study: Path, cluster: Raylets, kills: Sequence[Planned], seed: int, 
                 raise AssertionError(f"not finished after {now:.0f} s:\n{driver.said()}")
             for kill in left:
                 if epochs > kill.epochs or (epochs == kill.epochs and now >= due.setdefault(kill, now + kill.delay_s)):
-                    made = _kill(kill.kind, cluster, driver, journals, rng)
-                    if made is not None:
-                        victim, hit = made
-                        killed.append(Killed(kill.kind, now, epochs, victim, hit))
+                    found = _kill(kill.kind, cluster, driver, journals, rng)
+                    if found is not None:
+                        killed.append(Killed(kill.kind, now, epochs, *found))
                         left.remove(kill)
                         break
             time.sleep(_POLL_S)

@@ -10,8 +10,8 @@ from tests.chaos.cluster import Raylets
 from tests.chaos.kills import KINDS, check, disturb, schedule
 from tests.chaos.study import Size, run_plainly, write_study
 
-SIZE = Size(arms=6, seeds=1, stage_epochs=6, epochs=4)
-SEED = 3
+SIZE = Size(arms=4, seeds=1, stage_epochs=8, epochs=4)
+SEED = 54
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -121,7 +121,7 @@ class Launch:
     elsewhere: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> list[tuple[str, Attempt]]:
-        return [*iter(self.feed.next_trial, None)]  # type: ignore[call-overload, no-any-return]
+        return cast("list[tuple[str, Attempt]]", [*iter(self.feed.next_trial, None)])
 
     def end(self, trial: tuple[str, Attempt], state: str = "done") -> None:
         pretend(trial[1].cell, state)

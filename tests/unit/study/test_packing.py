@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def feed(plan: Plan, node: Node) -> Feed:
 
 
 def start(feeding: Feed) -> list[tuple[str, Attempt]]:
-    return [*iter(feeding.next_trial, None)]  # type: ignore[call-overload, no-any-return]
+    return cast("list[tuple[str, Attempt]]", [*iter(feeding.next_trial, None)])
 
 
 def end(feeding: Feed, trial: tuple[str, Attempt], gib: float) -> None:
