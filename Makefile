@@ -34,8 +34,12 @@ test: $(STAMP) ## all tests: the fast ones, then the slow ones
 	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow || status=$$?; fi; \
 	exit $$status
 
-soak: $(STAMP) ## the recipes on real images, about two hours on two cores; results in docs/results
-	@$(BIN)/python tools/soak.py
+soak: export OMP_NUM_THREADS = 1
+soak: $(STAMP) ## a study under fifty kills, then the recipes on real images, over two hours on two cores; results in docs/results
+	@status=0; \
+	$(BIN)/python -m tools.soak_kills || status=$$?; \
+	$(BIN)/python tools/soak.py || status=$$?; \
+	exit $$status
 
 lint: $(STAMP) ## style, types, architecture, tree
 	@sh tools/lint.sh '$(BIN)'

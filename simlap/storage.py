@@ -85,6 +85,29 @@ class Storage:
             Path(temporary).unlink(missing_ok=True)
             raise
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a whole object unless there is one. Whether it was written.
+
+        On a local disk (and NFS) one of several who try at the same moment succeeds; elsewhere all may, and the last one's
+        stays. Not forced to the disk: for what means nothing after a power failure.
+        """
+        target = self._at(path)
+        if not self.is_local:
+            if self.exists(path):
+                return False
+            self.write(path, data)
+            return True
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = Path(f"{target}.tmp-{uuid.uuid4().hex[:8]}")
+        try:
+            temporary.write_bytes(data)
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def delete(self, path: str) -> None:
         """Delete an object or a folder with all it holds; nothing happens where there is none."""
         kind = self._fs.get_file_info(self._at(path)).type

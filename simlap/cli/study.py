@@ -104,15 +104,23 @@ def ablate(
     retry: RetryOption = None,
     rerun: RerunOption = None,
     seeds: SeedsOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Check everything, then run in the background; it outlives the terminal.")
+    ] = False,
 ) -> None:
     """Run what is missing, resume what was interrupted, keep what is done; then report."""
     from simlap.record.mlflow import resolve_tracking_uri
     from simlap.storage import Storage
-    from simlap.study.apply import apply
+    from simlap.study.apply import apply, check
     from simlap.study.spec import load_study
 
     uri = resolve_tracking_uri(tracking_uri)
     loaded = load_study(study, tuple(set_ or []))
+    if detach:
+        from simlap.cli.detach import detach as run_detached
+
+        check(loaded, Storage(storage), address=address, options=_options(only, retry, rerun, seeds))
+        run_detached([word for word in sys.argv[1:] if word != "--detach"], Storage(storage), loaded.name)
     with quiet_stderr():
         outcome = apply(
             loaded,

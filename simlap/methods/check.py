@@ -14,7 +14,7 @@ def check_loss(experiment: schema.Experiment) -> None:
             is not the ring's.
     """
     train, method = experiment.train, experiment.method
-    if train.loss == "fused" and experiment.resources.gpus_per_worker == 0:
+    if train.loss == "fused" and experiment.resources.gpus == 0:
         raise ConfigError(
             "is for CUDA, and resources.gpus_per_worker is 0",
             key="train.loss",

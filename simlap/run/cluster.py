@@ -47,7 +47,7 @@ def local_node() -> Node:
 
 def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: str = "resources") -> int:
     """How many cells fit at a time. Raises ConfigError where not even one ever can."""
-    gpus = resources.gpus_per_worker
+    gpus = resources.gpus
     if gpus > 1 and gpus % 1:
         raise ConfigError(
             "must be a share of one GPU or a whole number", file=file, key=f"{key}.gpus_per_worker", value=gpus
@@ -63,7 +63,7 @@ def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: 
     if slots < resources.workers:
         have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
         raise ConfigError(
-            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs "
+            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {gpus:g} GPUs "
             f"can never be placed: the cluster has {have}, room for {slots}",
             file=file,
             key=f"{key}.workers",

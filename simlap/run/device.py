@@ -42,6 +42,17 @@ def _cap(device: torch.device, share: float) -> None:
     index = cast("int | None", device.index)  # torch's stubs know no device without
     torch.cuda.empty_cache()  # what the cell before left in torch's hands counts against the cap
     torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device() if index is None else index)
+    torch.cuda.reset_peak_memory_stats(device)  # only now is CUDA sure to be initialised
+
+
+def peak_memory(device: torch.device) -> dict[str, int] | None:
+    """What this process's cell has taken of its GPU's memory at most, and how much the GPU has, in bytes; None on a CPU.
+
+    What torch has reserved counts, for that is what the cap is on; the context that CUDA keeps beside it does not.
+    """
+    if device.type != "cuda":
+        return None
+    return {"peak": int(torch.cuda.max_memory_reserved(device)), "total": total_memory(device)}
 
 
 def total_memory(device: torch.device) -> int:
@@ -51,7 +62,7 @@ def total_memory(device: torch.device) -> int:
 
 def explain_out_of_memory(experiment: Experiment, device: torch.device, world_size: int) -> DeviceMemoryError:
     """What to tell the user whose run does not fit, with everything that can be done about it."""
-    train, gpus = experiment.train, experiment.resources.gpus_per_worker
+    train, gpus = experiment.train, experiment.resources.gpus
     share = share_of_memory(gpus)
     where = "all of it" if share == 1 else f"{share:g} of it"
     if device.type == "cuda":

@@ -64,11 +64,11 @@ def trainer(
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
+            use_gpu=resources.gpus > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker}
-            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+            | ({"GPU": resources.gpus} if resources.gpus else {}),
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if resources.gpus_per_worker > 0 else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if resources.gpus > 0 else "gloo"),
         run_config=ray.train.RunConfig(
             name=f"{task.cell_id}-{uuid.uuid4().hex[:8]}",
             storage_path=tempfile.gettempdir() + "/simlap-train",

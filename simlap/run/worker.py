@@ -25,7 +25,7 @@ from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
 from simlap.errors import DataError
 from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result
-from simlap.run.device import explain_out_of_memory, set_memory_share, set_threads
+from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
@@ -57,6 +57,13 @@ class SupersededError(RuntimeError):
     """A later attempt at the same cell has started; this one must not write any more."""
 
 
+def check_newest(journal: Journal) -> None:
+    """Raises SupersededError where a later attempt than the journal's has begun."""
+    newest = next_attempt(journal.cell) - 1
+    if newest > journal.attempt:
+        raise SupersededError(f"attempt {newest} has taken over from attempt {journal.attempt}")
+
+
 class _CellReporter:
     """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
@@ -69,12 +76,9 @@ class _CellReporter:
             self.journal.start(epoch, step, self.provenance)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        if not self.journal:
-            return
-        newest = next_attempt(self.journal.cell) - 1
-        if newest > self.journal.attempt:
-            raise SupersededError(f"attempt {newest} has taken over from attempt {self.journal.attempt}")
-        self.journal.epoch(epoch, metrics)
+        if self.journal:
+            check_newest(self.journal)
+            self.journal.epoch(epoch, metrics)
 
     def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None:
         self.evaluations[evaluation_id] = metrics
@@ -104,7 +108,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     """
     experiment = task.parsed()
     set_threads(experiment.resources.cpus_per_worker)
-    set_memory_share(world.device, experiment.resources.gpus_per_worker)
+    set_memory_share(world.device, experiment.resources.gpus)
     torch.backends.cudnn.deterministic = True
     cell = cell_storage(Storage(task.storage), task.cell_id)
     attempt = next_attempt(cell)
@@ -141,7 +145,8 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             for progress in training:
                 epoch = progress.epoch
                 if progress.finished and journal:
-                    _write_result(cell, progress, {**known, **reporter.evaluations})
+                    check_newest(journal)  # or a run that its successor ends as well would end twice
+                    _write_result(cell, progress, {**known, **reporter.evaluations}, _memory(result, world))
                     if result is not None:
                         add_protocols(cell, task.experiment["evaluate"])
                     journal.end("done", epoch)
@@ -183,7 +188,15 @@ def _start(task: CellTask, experiment: Experiment, store: CheckpointStore) -> di
     return backbone_of(learnt.model) if learnt is not None else None
 
 
-def _write_result(cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]]) -> None:
+def _memory(result: dict[str, Any] | None, world: World) -> dict[str, int] | None:
+    """What the run took of its GPU at most; what only evaluates a finished run need not have taken as much as that did."""
+    now, before = peak_memory(world.device), result.get("gpu_memory") if result else None
+    return max((one for one in (now, before) if one), key=lambda one: one["peak"], default=None)
+
+
+def _write_result(
+    cell: Storage, progress: Progress, evaluations: dict[str, dict[str, float]], memory: dict[str, int] | None
+) -> None:
     checkpoint = progress.checkpoint
     assert checkpoint is not None  # the last epoch is always saved
     cell.write_json(
@@ -193,6 +206,7 @@ def _write_result(cell: Storage, progress: Progress, evaluations: dict[str, dict
             "epochs": progress.epoch,
             "evaluations": evaluations,
             "checkpoint": {"path": f"checkpoints/{checkpoint.path}", "sha256": checkpoint.sha256},
+            **({"gpu_memory": memory} if memory else {}),
         },
     )
 

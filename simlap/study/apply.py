@@ -13,6 +13,7 @@ from simlap.record.view import StudyView
 from simlap.report import write_report
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
+from simlap.study.claims import Claims
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
 from simlap.study.placement import check_resources, this_machine
@@ -46,6 +47,13 @@ class Outcome:
         ]
 
 
+def check(study: Study, storage: Storage, *, address: str | None, options: Options) -> None:
+    """Everything about a launch that can be checked before it holds the study. Raises UserError; starts nothing."""
+    if address is None:
+        check_resources(study, [this_machine(study)])
+    make_plan(study, storage, options)
+
+
 def apply(
     study: Study,
     storage: Storage,
@@ -68,11 +76,9 @@ def apply(
         options: what this launch is asked for besides the file.
     """
     options = options or Options()
-    if address is None:
-        check_resources(study, [this_machine(study)])
-    make_plan(study, storage, options)
+    check(study, storage, address=address, options=options)
     folder = storage.child("studies", study.name)
-    with Lease(folder):
+    with Lease(folder) as lease:
         # again, now that nobody else can change it
         plan = make_plan(study, storage, options)
         used = plan.guard.reached() if plan.guard else None
@@ -90,7 +96,7 @@ def apply(
             plan = make_plan(study, storage, options)
         plan.save()
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
-            finished = _execute(plan, folder, nodes, console)
+            finished = _execute(plan, folder, nodes, console, Claims(storage, study.name, lease))
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:
@@ -114,7 +120,7 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
     return Outcome(view, ran, finished, report=paths)
 
 
-def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -> bool:
+def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console, claims: Claims) -> bool:
     # Tune is slow to import, and a study with nothing to do has no use for it
     from simlap.study.execute import run_plan, settle
     from simlap.study.progress import Progress
@@ -126,7 +132,7 @@ def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots(plan.study.base.resources))
     with Progress(plan, console) as progress:
-        finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries)
+        finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries, claims=claims)
     events.write("launch_ended", finished=finished)
     events.close()
     return finished

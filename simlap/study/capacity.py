@@ -28,7 +28,7 @@ class Share:
 
     @classmethod
     def of(cls, resources: Resources) -> Share:
-        return cls(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+        return cls(resources.workers, resources.cpus_per_worker, resources.gpus)
 
     def larger(self, largest: Node) -> Share | None:
         """Twice the share of the device that it computes on, at most a whole one; None where it has that already.

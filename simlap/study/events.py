@@ -119,6 +119,17 @@ def read_events(study: Storage) -> list[dict[str, Any]]:
     return rows
 
 
+def undecided_cells(events: list[dict[str, Any]]) -> set[str]:
+    """Cells that a launch began, or was about to try again, and of which it then said nothing more: it was killed."""
+    undecided: set[str] = set()
+    for event in events:
+        if event["type"] in ("cell_started", "cell_retried"):
+            undecided.add(event["cell_id"])
+        elif event["type"] in ("cell_done", "cell_failed", "cell_stopped"):
+            undecided.discard(event["cell_id"])
+    return undecided
+
+
 def stopped_cells(events: list[dict[str, Any]], scheduler: dict[str, Any]) -> dict[str, str]:
     """Cells that this study's scheduler, with these settings, stopped and has not started again since: id -> reason."""
     stopped: dict[str, str] = {}

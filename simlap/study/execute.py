@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,9 +18,12 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
+from simlap.study.claims import Claims
 from simlap.study.events import EventLog
 from simlap.study.failures import Retries
 from simlap.study.feed import Attempt, CellFeed
+from simlap.study.lease import BEAT_S
+from simlap.study.packing import Packing
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.schedule import InOrder, build_scheduler
@@ -35,6 +39,7 @@ def run_plan(
     events: EventLog,
     retries: Retries | None = None,
     slots: Callable[[Resources], int] | None = None,
+    claims: Claims | None = None,
 ) -> bool:
     """Run everything that is pending. Returns False where something is left to run: the user interrupted, or the budget
     (`plan.guard`) is spent; running cells are then left where they are.
@@ -48,13 +53,15 @@ def run_plan(
         events: of the study.
         retries: what is tried again when it fails.
         slots: at most so many cells with such resources at a time (default: as many as fit).
+        claims: against other launches that have the same cells.
     """
     broken: dict[str, str] = {}  # cell id -> why nothing can start from it
     tried: set[str] = set()
 
     def run(cells: Sequence[PlannedCell], scheduler: TrialScheduler) -> bool:
         return execute(
-            plan, cells, scheduler=scheduler, progress=progress, events=events, retries=retries, slots=slots
+            plan, cells, scheduler=scheduler, progress=progress, events=events, retries=retries, slots=slots,
+            claims=claims,
         )  # fmt: skip
 
     def startable(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
@@ -90,6 +97,7 @@ def execute(
     retries: Retries | None = None,
     slots: Callable[[Resources], int] | int | None = None,
     trainable: type[CellTrainable] = CellTrainable,
+    claims: Claims | None = None,
 ) -> bool:
     """Run cells, whatever each of them asks for, as many side by side as fit. Returns False where some are left to run.
 
@@ -104,6 +112,7 @@ def execute(
         retries: what is tried again when it fails.
         slots: at most so many at a time (with such resources), where less than fits.
         trainable: the actor that runs one-worker cells.
+        claims: against other launches that have the same cells; what these are at work on is waited for.
     """
     provenance = collect()
     names = (f"simlap-{trainable.__name__}", "simlap-driver")
@@ -122,11 +131,25 @@ def execute(
         head=_head_resource(),
         limit=(lambda _: slots) if isinstance(slots, int) else slots,
         guard=plan.guard,
+        claims=claims,
+        packing=Packing((*plan.stages, *plan.cells)),
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
+    _fit(plan, feed, callback, scheduler, names[0])
+    states = [progress.cells[cell.cell_id] for cell in cells]
+    while (
+        feed.held and not any(cell.state in ("running", "interrupted") for cell in states) and _comes_free(plan, feed)
+    ):
+        _fit(plan, feed, callback, scheduler, names[0])
+    finished = {"done", "stopped", "failed"}
+    return all(progress.cells[cell.cell_id].state in finished for cell in cells)
+
+
+def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialScheduler, name: str) -> None:
+    """Run what waits, until nothing does, or the user or the budget ends it."""
     with tempfile.TemporaryDirectory(prefix="simlap-tune-") as scratch:
         tuner = tune.Tuner(
-            names[0],
+            name,
             tune_config=tune.TuneConfig(search_alg=feed, scheduler=scheduler, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"{plan.study.name}-{uuid.uuid4().hex[:8]}",
@@ -144,8 +167,19 @@ def execute(
             tuner.fit()
         finally:
             signal.signal(signal.SIGINT, handler)  # Tune leaves its own behind
-    finished = {"done", "stopped", "failed"}
-    return all(progress.cells[cell.cell_id].state in finished for cell in cells)
+
+
+def _comes_free(plan: Plan, feed: CellFeed) -> bool:
+    """Wait for other launches until one has left something to be run (True), or nothing is held any more. Tune's own waiting
+    could not be interrupted."""
+    try:
+        while not feed.reclaim():
+            if not feed.held or (plan.guard is not None and plan.guard.reached()):
+                return False
+            time.sleep(BEAT_S)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 class _Spent(tune.Stopper):

@@ -17,10 +17,15 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search import SearchAlgorithm
 
 from simlap.config.schema import Resources
+from simlap.record.journal import cell_storage
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
 from simlap.study.capacity import Capacity, Share
+from simlap.study.claims import Claims, Holder
 from simlap.study.failures import History
+from simlap.study.index import CellFacts
+from simlap.study.lease import BEAT_S
+from simlap.study.packing import Packing, is_auto
 from simlap.study.plan import PlannedCell
 
 PASSES = 8
@@ -62,6 +67,8 @@ class CellFeed(SearchAlgorithm):
         head: a resource of the head node that costs nothing, for drivers.
         limit: at most so many cells of such resources at a time (None: as many as fit).
         guard: of the study's budget.
+        claims: against other launches that have the same cells.
+        packing: what is known of the memory that cells take.
     """
 
     def __init__(
@@ -74,19 +81,27 @@ class CellFeed(SearchAlgorithm):
         head: str,
         limit: Callable[[Resources], int] | None = None,
         guard: BudgetGuard | None = None,
+        claims: Claims | None = None,
+        packing: Packing | None = None,
     ) -> None:
         self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
         self._trainables, self._head = trainables, head
+        self._claims, self._packing = claims, packing or Packing()
+        self.held: list[Attempt] = []
+        """What another launch is at work on."""
+        self.on_held: Callable[[Attempt, Holder], None] = lambda attempt, holder: None
+        self.on_elsewhere: Callable[[Attempt, CellFacts], None] = lambda attempt, facts: None
+        """Told of a cell that another launch has brought to its end."""
         self._waiting: dict[Share, list[Attempt]] = {}
         self._running: set[str] = set()
         self.attempts: dict[str, Attempt] = {}
         """By trial id; whoever watches the trials removes what is over."""
         self._beside: Counter[Resources] = Counter()
-        self._looked = time.monotonic()
+        self._looked = self._looked_at_held = time.monotonic()
         self.capacity = Capacity(nodes())
         self._storage: Any = None
         for order, cell in enumerate(cells):
-            self._queue(Attempt(order, cell, Share.of(cell.stage.experiment.resources)))
+            self._queue(Attempt(order, cell, self._packing.share(cell)))
 
     def add_configurations(self, experiments: Any) -> None:
         """Tune's description of the run: where trials keep their files."""
@@ -97,7 +112,7 @@ class CellFeed(SearchAlgorithm):
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for."""
         trial_id = str(Trial.generate_id())
-        attempt = None if self._finished else self._take(trial_id)
+        attempt = None if self._finished else self._claim(trial_id)
         if attempt is None:
             return None
         if self._guard is not None:
@@ -118,19 +133,107 @@ class CellFeed(SearchAlgorithm):
                 self._guard.ended(attempt.cell.cell_id)
 
     def is_finished(self) -> bool:
-        """Also False while something runs: it may have to run again."""
+        """Also False while something runs: it may have to run again. What is held is not waited for here (`reclaim`)."""
         return bool(self._finished or not (self._running or any(self._waiting.values())))
 
     def again(self, attempt: Attempt, *, larger: bool) -> None:
         """Run a cell once more, from where it stands now; before all that come after it in the plan."""
         share = attempt.share.larger(self.capacity.largest()) if larger else attempt.share
         assert share is not None, "`can_grow` was asked"
+        if larger and self._packing.outgrew(attempt.cell, share):
+            self._share_anew()
         cell = replace(attempt.cell, facts=replace(attempt.cell.facts, state="failed"))  # its journal is read anew
         self._queue(Attempt(attempt.order, cell, share, attempt.history))
+
+    def learn(self, attempt: Attempt) -> None:
+        """A cell is done: what it took of a GPU's memory tells how many others like it fit on one."""
+        if is_auto(attempt.cell) and self._packing.learn(attempt.cell, attempt.cell.reread().facts):
+            self._share_anew()
+
+    def _share_anew(self) -> None:
+        waiting = [attempt for queue in self._waiting.values() for attempt in queue]
+        self._waiting.clear()
+        for attempt in waiting:
+            # who has run out of memory before keeps what it was given
+            if is_auto(attempt.cell) and not attempt.history.out_of_memory:
+                attempt.share = self._packing.share(attempt.cell)
+            self._queue(attempt)
 
     def can_grow(self, attempt: Attempt) -> bool:
         """Whether it can have a larger share of its device."""
         return attempt.share.larger(self.capacity.largest()) is not None
+
+    def release(self, attempt: Attempt) -> None:
+        """Nothing more is done with the cell: other launches may have it."""
+        if self._claims is not None:
+            self._claims.release(attempt.cell.cell_id)
+
+    def lost(self, attempt: Attempt) -> bool:
+        """Whether another launch has taken the cell over, which is then waited for."""
+        holder = self._claims.holder(attempt.cell.cell_id) if self._claims is not None else None
+        if holder is None:
+            return False
+        self._hold(attempt, holder)
+        return True
+
+    def reclaim(self) -> bool:
+        """Look again at what is held: what another launch has done is done; what none has any more waits for its turn.
+        Whether anything waits now."""
+        held, self.held = self.held, []
+        for attempt in held:
+            assert self._claims is not None
+            abandoned = self._claims.is_abandoned(attempt.cell.cell_id)
+            if not abandoned and self._claims.holder(attempt.cell.cell_id) is not None:
+                self.held.append(attempt)
+            elif (fresh := self._after_others(attempt, given_back=not abandoned)) is not None:
+                self._queue(fresh)
+        return any(self._waiting.values())
+
+    def _claim(self, trial_id: str) -> Attempt | None:
+        """The first that fits and that no other launch is at work on or has done, with its room reserved."""
+        if self._claims is None:
+            return self._take(trial_id)
+        if self.held and time.monotonic() - self._looked_at_held > BEAT_S:
+            self._looked_at_held = time.monotonic()
+            self.reclaim()
+        while (attempt := self._take(trial_id)) is not None:
+            holder = self._claims.take(attempt.cell.cell_id)
+            fresh = self._after_others(attempt) if holder is None else None
+            if fresh is not None:
+                return fresh
+            self.capacity.release(trial_id)
+            if holder is not None:
+                self._hold(attempt, holder)
+            else:
+                self._claims.release(attempt.cell.cell_id)
+        return None
+
+    def _hold(self, attempt: Attempt, holder: Holder) -> None:
+        self.held.append(attempt)
+        self._looked_at_held = time.monotonic()
+        self.on_held(attempt, holder)
+
+    def _after_others(self, attempt: Attempt, *, given_back: bool | None = None) -> Attempt | None:
+        """An attempt at a cell as it is now, after what other launches have done; None where these have brought it to its end.
+
+        Args:
+            attempt: that was to be made.
+            given_back: whether another launch had the cell and let it go, or (False) died with it; None: none is known to have.
+        """
+        cell = attempt.cell
+        untouched = cell.action in ("new", "resume") and not cell_storage(cell.storage, cell.cell_id).exists(
+            "result.json"
+        )
+        if untouched and given_back is None:
+            return attempt
+        now = cell.reread()
+        failed = (
+            given_back and now.facts.state == "failed" and cell.action != "failed"
+        )  # there, it was tried again in vain
+        if failed or (now.facts.state == "done" and now.facts.evaluated is not None):
+            self.on_elsewhere(attempt, now.facts)
+            return None
+        return Attempt(attempt.order, now, attempt.share, attempt.history, attempt.passed)
 
     def _queue(self, attempt: Attempt) -> None:
         heapq.heappush(self._waiting.setdefault(attempt.share, []), attempt)

@@ -47,6 +47,10 @@ class CellFacts:
     """Of the last epoch, and of the finished run on the test set."""
     evaluated: str | None = None
     """Digest of the protocols (`Wanted.digest`) that the finished run was all evaluated with; None where some are missing."""
+    gpu_peak: int | None = None
+    """Bytes that the finished run took of a GPU's memory at most."""
+    gpu_total: int | None = None
+    """Bytes of that GPU."""
     code: str | None = None
     """Hash of the code that computed it, where it says so."""
     stamp: str = ""
@@ -148,6 +152,7 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
         provenance = cell.read_json("provenance.json")
     except FileNotFoundError:
         provenance = {}
+    memory = (progress.result or {}).get("gpu_memory", {})
     return CellFacts(
         state=progress.state,
         epoch=progress.rows[-1].epoch if progress.rows else 0,
@@ -156,6 +161,8 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
         metrics=metrics,
         evaluated=evaluated,
         workers=provenance.get("world_size", 1),
+        gpu_peak=memory.get("peak"),
+        gpu_total=memory.get("total"),
         code=provenance.get("code"),
         stamp=_stamp(storage, cell_id, done=True) if done else before,
     )

@@ -36,7 +36,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         held = self._read()
-        if held and not self._dead(held):
+        if held and not is_dead(held):
             # the holder is on another machine or its process number was given away: watch the counter
             for _ in range(self.polls):
                 time.sleep(self.beat_s)
@@ -97,15 +97,16 @@ class Lease:
             except OSError as error:
                 _log.warning("the lease of %s could not be renewed, trying again: %s", self.study.describe(), error)
 
-    @staticmethod
-    def _dead(held: dict[str, Any]) -> bool:
-        """True where the holder was a process of this machine (and container) that is gone."""
-        if held.get("machine") != _machine():
-            return False
-        try:
-            return bool(psutil.Process(held["pid"]).create_time() != held["process_started"])
-        except psutil.NoSuchProcess:
-            return True
+
+def is_dead(held: dict[str, Any]) -> bool:
+    """True where the holder was a process of this machine (and container) that is gone."""
+    if held.get("machine") != _machine():
+        return False
+    try:
+        process = psutil.Process(held["pid"])
+        return bool(process.create_time() != held["process_started"] or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _machine() -> str:

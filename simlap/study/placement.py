@@ -10,7 +10,7 @@ from simlap.study.spec import Study
 
 def this_machine(study: Study) -> Node:
     """This machine as Ray will see it; its GPUs are counted (by torch) only where the study asks for some."""
-    asked = (stage.resources.gpus_per_worker for arm in study.arms for stage in arm.experiment.stages)
+    asked = (stage.resources.gpus for arm in study.arms for stage in arm.experiment.stages)
     return local_node() if any(asked) else Node(float(len(os.sched_getaffinity(0))), 0.0)
 
 

@@ -18,7 +18,7 @@ from simlap.study.arms import Arm
 from simlap.study.budget import Budget, BudgetGuard, Spending, spending
 from simlap.study.checks import CheckedStage, check_arms, name_stages
 from simlap.study.estimate import device_hours
-from simlap.study.events import read_events, stopped_cells
+from simlap.study.events import read_events, stopped_cells, undecided_cells
 from simlap.study.index import CellFacts, Index, Wanted, read_facts
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
@@ -197,7 +197,7 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
     chains = _chains(study)
     uses = find_uses(chains)
     index = Index(storage, folder)
-    facts = _facts(index, chains)
+    facts = _undecided(_facts(index, chains), undecided_cells(events))
     stale = _stale(chains, facts)
     own = {chain.stages[-1].cell_id for chain in chains}
 
@@ -310,6 +310,14 @@ def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
                     made[id(evaluate)] = Wanted.of(evaluate)
                 wanted[stage.cell_id] = made[id(evaluate)]
     return index.facts(wanted)
+
+
+def _undecided(facts: dict[str, CellFacts], undecided: set[str]) -> dict[str, CellFacts]:
+    """A failure counts once a launch has decided that it is not to be tried again; one that was killed before has not."""
+    return {
+        cell_id: replace(known, state="interrupted") if known.state == "failed" and cell_id in undecided else known
+        for cell_id, known in facts.items()
+    }
 
 
 def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:

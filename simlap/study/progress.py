@@ -91,6 +91,11 @@ class Progress:
         self._say(Text(f"again    {self._where(cell_id)} ({cell_id}) {kind}: {reason} [{why}]", style="yellow"))
         self._tell_of_logs(cell_id)
 
+    def held(self, cell_id: str, by: str) -> None:
+        """Another launch is at work on a cell; what it finds is taken."""
+        self.cells[cell_id].state = "waiting"
+        self._say(Text(f"waits    {self._where(cell_id)} ({cell_id}): it is being run by {by}", style="dim"))
+
     def ended(self, cell_id: str, state: str, reason: str = "", kind: str = "failed") -> None:
         """A cell is done, stopped or failed; a failure is printed at once, in every kind of console."""
         cell = self.cells[cell_id]

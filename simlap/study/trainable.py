@@ -49,7 +49,7 @@ def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], reso
         "metric": metric,
         "last": values[-1] if values else None,
         "epochs": cell.experiment.train.epochs,
-        "gpus": resources.gpus_per_worker,
+        "gpus": resources.gpus,
         "resources": resources.model_dump(),
         "task": asdict(task),
     }

@@ -14,9 +14,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import CellState
+from simlap.study.claims import Holder
 from simlap.study.events import EventLog
 from simlap.study.failures import Retries, classify
 from simlap.study.feed import Attempt, CellFeed
+from simlap.study.index import CellFacts
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
 
@@ -38,6 +40,7 @@ class StudyCallback(tune.Callback):
         self.plan, self.feed, self.progress, self.events = plan, feed, progress, events
         self.scheduler, self.retries = scheduler, retries
         self.placement_groups: dict[str, str] = {}
+        feed.on_held, feed.on_elsewhere = self.on_held, self.on_elsewhere
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks; nothing of this one is ever restored
@@ -65,6 +68,7 @@ class StudyCallback(tune.Callback):
         reason = getattr(self.scheduler, "reasons", {}).get(cell.cell_id)
         if view.state == "done":
             persist(lambda: self.events.write("cell_done", **cell.place, epoch=view.epoch))
+            self.feed.learn(attempt)
             self.progress.ended(cell.cell_id, "done")
         elif reason is not None:
             # the decision first: should this process die here, the next launch writes the end (`settle`)
@@ -76,6 +80,7 @@ class StudyCallback(tune.Callback):
         else:
             # Tune was told to stop: the cell goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")
+        persist(lambda: self.feed.release(attempt))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         attempt = self._attempt(trial)
@@ -85,6 +90,8 @@ class StudyCallback(tune.Callback):
             self.on_trial_complete(iteration, trials, trial)
             return
         self._over(trial)
+        if "SupersededError" in _error_text(trial) and self.feed.lost(attempt):
+            return
         reason, error = view.reason or "", view.error
         if view.state != "failed" or next_attempt(cell_storage(self.plan.storage, cell.cell_id)) == attempt.number:
             # the process died without a word: the journal has no end yet
@@ -102,7 +109,30 @@ class StudyCallback(tune.Callback):
             self.feed.again(attempt, larger=decision.larger)
         else:
             persist(lambda: self.events.write("cell_failed", **cell.place, **facts))
+            persist(lambda: self.feed.release(attempt))
             self.progress.ended(cell.cell_id, "failed", reason, kind)
+
+    def on_held(self, attempt: Attempt, holder: Holder) -> None:
+        """Another launch is at work on a cell."""
+        cell = attempt.cell
+        persist(lambda: self.events.write("cell_held", **cell.place, by=str(holder)))
+        self.progress.held(cell.cell_id, str(holder))
+
+    def on_elsewhere(self, attempt: Attempt, facts: CellFacts) -> None:
+        """Another launch has brought a cell to its end: done, or failed."""
+        cell, metric = attempt.cell, self.plan.study.spec.metric.name
+        if facts.state == "done":
+            persist(lambda: self.events.write("cell_done", **cell.place, epoch=facts.epoch, elsewhere=True))
+            if (prefill := getattr(self.scheduler, "prefill", None)) is not None:
+                rows = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed).rows
+                values = {row.epoch: row.metrics[metric] for row in rows if metric in row.metrics}
+                prefill(cell.cell_id, facts.epoch, values, pending=False)
+            self.progress.reported(cell.cell_id, facts.epoch, facts.metrics.get(metric))
+            self.progress.ended(cell.cell_id, "done")
+        else:
+            reason = facts.reason or "another launch gave it up"
+            persist(lambda: self.events.write("cell_failed", **cell.place, reason=reason, elsewhere=True))
+            self.progress.ended(cell.cell_id, "failed", reason)
 
     def _attempt(self, trial: Trial) -> Attempt:
         return self.feed.attempts[trial.trial_id]

@@ -190,7 +190,7 @@ def _folder_names(stages: Sequence[Stage]) -> list[str]:
 
 def _device(experiment: Experiment) -> torch.device:
     """The GPU of this process, where the file asks for GPUs."""
-    wanted = experiment.resources.gpus_per_worker
+    wanted = experiment.resources.gpus
     if wanted == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():

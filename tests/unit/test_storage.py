@@ -29,6 +29,16 @@ def test_objects(tmp_path: Path, folder: str) -> None:
         storage.read("a/b")
 
 
+def test_what_is_there_is_not_created_again(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    assert storage.create("a/b", b"one")
+    assert not storage.create("a/b", b"two")
+    assert storage.read("a/b") == b"one"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"], "nothing temporary is left"
+    storage.delete("a/b")
+    assert storage.create("a/b", b"two")
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(tmp_path)
     storage.write("x", b"old")

@@ -140,5 +140,5 @@ class Experiment(Strict):
     def precision(self) -> Literal["fp32", "bf16"]:
         """`train.precision` with `auto` resolved from the file alone, so that the identity does not depend on the machine."""
         if self.train.precision == "auto":
-            return "bf16" if self.resources.gpus_per_worker > 0 else "fp32"
+            return "bf16" if self.resources.gpus > 0 else "fp32"
         return self.train.precision

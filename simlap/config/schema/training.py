@@ -97,5 +97,11 @@ class Resources(Strict):
     """Data-parallel workers (Ray Train)."""
     cpus_per_worker: Count = 1
     """CPUs per worker; also the number of torch threads."""
-    gpus_per_worker: NonNegative = 0.0
-    """GPUs per worker; a fraction shares one."""
+    gpus_per_worker: NonNegative | Literal["auto"] = 0.0
+    """GPUs per worker; a fraction shares one. `auto`: one, which a study's later cells of one worker share, as many as fit by the
+    memory that earlier ones like them took."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs per worker before anything is known of the memory that is needed."""
+        return 1.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker

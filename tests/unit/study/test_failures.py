@@ -28,6 +28,9 @@ BORN_DEAD = """The actor died because of an error raised in its creation task, r
 ModuleNotFoundError: No module named 'sleeper'"""
 NODE = "ray.exceptions.NodeDiedError: Task failed because the node it was running on is dead or unavailable. Node IP: 10.0.0.2"
 
+AWAY = """The actor 28bfd00f5922cd4e1cefa9bd01000000 is unavailable: The actor is temporarily unavailable: RpcError: RPC error:
+Socket closed rpc_code: 14. The task may or may not have been executed on the actor."""
+
 
 def left(error: BaseException) -> tuple[str, str]:
     """Reason and text, as a worker's journal has them."""
@@ -63,6 +66,8 @@ def test_errors_that_a_worker_could_write(error: Exception, kind: Kind) -> None:
     [
         (DIED, "lost"),
         (NODE, "lost"),
+        (NODE.partition(": ")[2], "lost"),
+        (AWAY, "lost"),
         ("the process died", "lost"),
         ("ray.exceptions.ActorDiedError: " + DIED, "lost"),
         (BORN_DEAD, "user"),

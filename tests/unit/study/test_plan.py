@@ -62,6 +62,22 @@ def test_new_resume_done_and_failed(tmp_path: Path) -> None:
     assert actions(plan(tmp_path)) == ["done", "given_up"]
 
 
+def test_a_failure_that_no_launch_has_decided_on_is_no_failure(tmp_path: Path) -> None:
+    """A launch that is killed between a failed attempt and the next one has not given the cell up."""
+    made = plan(tmp_path)
+    cell = made.cells[1]
+    run(made, 1, epochs=2)
+    events = EventLog(made.storage.child("studies", "small"))
+    Journal(cell_storage(made.storage, cell.cell_id), writer="x", attempt=2).end("failed", 2, reason="the actor died")
+    for kind, action in (
+        ("cell_started", "resume"), ("cell_retried", "resume"), ("cell_failed", "given_up"), ("cell_started", "resume"),
+        ("cell_retried", "resume"), ("cell_started", "resume"), ("cell_failed", "given_up"),
+    ):  # fmt: skip
+        events.write(kind, **cell.place)
+        assert actions(plan(tmp_path)) == ["new", action], kind
+        assert plan(tmp_path).cells[1].epochs_left == (1 if action == "resume" else 0)
+
+
 def test_more_seeds_and_levels_keep_what_is_done(tmp_path: Path) -> None:
     made = plan(tmp_path)
     run(made, 0)
