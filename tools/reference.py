@@ -72,7 +72,8 @@ def block(model: type[BaseModel]) -> str:
 def models(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models inside an annotation, not those inside them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        if not issubclass(annotation, schema.Plugin):  # what others bring along is documented by them
+            yield annotation
     else:
         for part in get_args(annotation):
             yield from models(part)

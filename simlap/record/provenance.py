@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from simlap.record.code import code_hash
+from simlap.config import Experiment
+from simlap.config.schema.plugins import origin_of, plugins_in
+from simlap.record.code import code_hash, code_of
 
 PACKAGES = ("simlap", "torch", "torchvision", "timm", "ray", "mlflow", "numpy", "pyarrow")
 
@@ -28,6 +30,17 @@ def collect() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "command": " ".join(["simlap", *sys.argv[1:]]),
+    }
+
+
+def code_facts(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment with plug-ins changes in the facts of `collect`."""
+    plugins = plugins_in(experiment.method, "method")
+    if not plugins:
+        return {}
+    return {
+        "code": code_of(experiment),
+        "plugins": {path: origin_of(plugin).release for path, plugin in plugins.items()},
     }
 
 

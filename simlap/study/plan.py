@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from simlap.config import Experiment
 from simlap.errors import ConfigError
-from simlap.record.code import code_hash
+from simlap.record.code import code_of
 from simlap.record.journal import read_cell
 from simlap.record.view import CellView
 from simlap.storage import Storage
@@ -314,12 +314,16 @@ def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
 
 def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     """Finished cells that other code computed, or that started from one of them."""
-    code = code_hash()
+    codes: dict[int, str] = {}  # one for all seeds
     stale: set[str] = set()
     for chain in chains:
         for stage in chain.stages:
             known = facts[stage.cell_id]
-            if known.state == "done" and (known.code not in (None, code) or stage.start in stale):
+            if known.state != "done":
+                continue
+            if id(stage.checked) not in codes:
+                codes[id(stage.checked)] = code_of(stage.checked.experiment)
+            if known.code not in (None, codes[id(stage.checked)]) or stage.start in stale:
                 stale.add(stage.cell_id)
     return stale
 
