@@ -72,5 +72,5 @@ def refresh(folder: Path) -> None:
         if str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
             del sys.modules[name]
     importlib.invalidate_caches()
-    for known in (plugins._installed, plugins._entry_points, plugins._settings, code._hash_of_roots):
+    for known in (plugins._entry_points, plugins._settings, code._hash_of_roots):
         known.cache_clear()

@@ -13,6 +13,7 @@ from simlap.record.view import StudyView
 from simlap.report import write_report
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
+from simlap.study.announce import announce
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
 from simlap.study.placement import check_resources, this_machine
@@ -89,6 +90,7 @@ def apply(
             discard(storage, stale)
             plan = make_plan(study, storage, options)
         plan.save()
+        announce(plan, console)
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             finished = _execute(plan, folder, nodes, console)
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)

@@ -20,6 +20,7 @@ from simlap.study.checks import CheckedStage, check_arms, name_stages
 from simlap.study.estimate import device_hours
 from simlap.study.events import read_events, stopped_cells
 from simlap.study.index import CellFacts, Index, Wanted, read_facts
+from simlap.study.reach import check_reach
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
 from simlap.study.spec import Study
@@ -189,6 +190,7 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         )  # fmt: skip
     options = options or Options()
     study = with_seeds(study, options.seeds)
+    check_reach(study)
     only = _only(study, options.only)
     folder = storage.child("studies", study.name)
     events = read_events(folder)
