@@ -16,7 +16,7 @@ from simlap.storage import Storage
 from simlap.study.announce import announce
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
-from simlap.study.placement import check_resources, this_machine
+from simlap.study.placement import baseline_resources, check_resources, this_machine
 from simlap.study.plan import Options, Plan, make_plan
 from simlap.study.spec import Study
 from simlap.study.stale import discard, to_rerun
@@ -126,7 +126,7 @@ def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console) -
 
     settle(plan)
     events = EventLog(folder)
-    events.write("launch", pending=len(plan.pending), slots=slots(plan.study.base.resources))
+    events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
     with Progress(plan, console) as progress:
         finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries)
     events.write("launch_ended", finished=finished)

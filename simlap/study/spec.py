@@ -118,7 +118,7 @@ class StudySpec(Strict):
     """The difference to the baseline that the study is to find, in the units of `metric.report` (default: none in particular)."""
     scheduler: Scheduler = NoScheduler(kind="none")
     resources: Resources | None = None
-    """Resources of every cell and of its earlier stages (default: those of their experiments)."""
+    """Resources of every cell and of its earlier stages (default: those of their experiments); a factor has the last word."""
     retries: Retries = Retries()
     budget: Budget | None = None
     """What all launches together may take (default: no limit)."""
