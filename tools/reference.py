@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from simlap.config import schema
-from simlap.study import budget, failures, sampling, scheduling, spec
+from simlap.study import budget, failures, reach, sampling, scheduling, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"docs/experiment-file.md": schema.Experiment, "docs/study-file.md": spec.StudySpec}
@@ -54,7 +54,7 @@ def shown(text: str) -> set[str]:
 
 
 def model_named(name: str) -> type[BaseModel]:
-    modules = (schema, budget, failures, sampling, scheduling, spec)
+    modules = (schema, budget, failures, reach, sampling, scheduling, spec)
     found: type[BaseModel] = {key: value for module in modules for key, value in vars(module).items()}[name]
     return found
 
@@ -72,7 +72,8 @@ def block(model: type[BaseModel]) -> str:
 def models(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models inside an annotation, not those inside them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        if not issubclass(annotation, schema.Plugin):  # what others bring along is documented by them
+            yield annotation
     else:
         for part in get_args(annotation):
             yield from models(part)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from simlap.cli.output import out
 
 if TYPE_CHECKING:
+    from simlap.study.estimate import Hours
     from simlap.study.fractional import AliasTable
     from simlap.study.plan import Plan, PlannedCell
 
@@ -55,10 +56,24 @@ def print_plan(made: Plan, *, only: bool) -> None:
         out.print(f"{hidden} other arms are left alone (--only)", style="dim")
     if made.study.aliases is not None:
         _print_aliases(made.study.aliases)
-    _print_totals(made, hours.total, hours.guessed)
+    _print_totals(made, hours)
     _print_power(made)
     _print_budget(made, hours.total)
     out.print(_LEGEND, style="dim")
+
+
+def probe_shapes(made: Plan) -> None:
+    """Time the shapes of a plan that nothing is known of, on this machine."""
+    from simlap.study.estimate import to_probe
+    from simlap.study.probe import MAX_SHAPES, probe
+
+    asked = to_probe([*made.stages, *made.cells])
+    with out.status(f"a few steps of {min(len(asked), MAX_SHAPES)} shapes"):
+        done = probe(asked)
+    for reason in done.failed:
+        out.print(f"no probe of {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if done.left:
+        out.print(f"{done.left} more shapes are estimated from those that were probed")
 
 
 def _print_rows(rows: Sequence[tuple[str, str, str, str]]) -> None:
@@ -100,9 +115,11 @@ def _print_aliases(table: AliasTable) -> None:
         out.print(f"  {table.excluded} of its arms are left out, so that this holds only roughly", soft_wrap=True)
 
 
-def _print_totals(made: Plan, hours: float | None, guessed: bool) -> None:
-    estimate = "unknown until something has run" if hours is None else f"about {hours:.2g} device-hours"
-    if guessed and hours is not None:
+def _print_totals(made: Plan, hours: Hours) -> None:
+    estimate = "unknown until something has run" if hours.total is None else f"about {hours.total:.2g} device-hours"
+    if hours.probed:
+        estimate += ", from a probe on this machine"
+    if hours.guessed and hours.total is not None:
         estimate += ", in part from arms of another shape"
     pending = sum(cell.pending for cell in made.cells)
     before = f"{sum(s.pending for s in made.stages)} of {len(made.stages)} stages and " if made.stages else ""
@@ -118,6 +135,7 @@ def _print_totals(made: Plan, hours: float | None, guessed: bool) -> None:
 
 def _print_power(made: Plan) -> None:
     from simlap.study.estimate import detectable
+    from simlap.study.reach import detection, out_of_margin
 
     power, metric = detectable(made), made.study.spec.metric.report
     seeds = len(made.study.spec.seed_list())
@@ -130,6 +148,12 @@ def _print_power(made: Plan) -> None:
             f"smallest detectable difference ({seeds} seeds, 80 % power, family-wise 5 %): {power.difference:.2g} in "
             f"{escape(metric)}, {power.basis}"
         )
+    if (found := detection(made)) is not None:
+        out.print(
+            found.words(metric), style="yellow" if found.low else None, markup=False, highlight=False, soft_wrap=True
+        )
+    if reason := out_of_margin(made):
+        out.print(reason, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_budget(made: Plan, hours: float | None) -> None:

@@ -78,9 +78,13 @@ def plan(
     retry: RetryOption = None,
     rerun: RerunOption = None,
     seeds: SeedsOption = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Run a few steps of what never ran, on this machine, to tell how long it takes."),
+    ] = False,
 ) -> None:
     """Show what `ablate` would do; start nothing."""
-    from simlap.cli.plan import print_plan
+    from simlap.cli.plan import print_plan, probe_shapes
     from simlap.run.cluster import connect
     from simlap.storage import Storage
     from simlap.study.placement import check_resources, this_machine
@@ -90,6 +94,8 @@ def plan(
     loaded = load_study(study, tuple(set_ or []))
     made = make_plan(loaded, Storage(storage), _options(only, retry, rerun, seeds))
     check_resources(loaded, connect(address) if address else [this_machine(loaded)])
+    if probe:
+        probe_shapes(made)
     print_plan(made, only=bool(only))
 
 

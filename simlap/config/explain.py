@@ -66,7 +66,7 @@ def _message(model: type[BaseModel], detail: ErrorDetails, loc: tuple[int | str,
         case "value_error":
             return str(context.get("error", detail["msg"])), []
         case "wrong_key":
-            return detail["msg"], []
+            return detail["msg"], context.get("choices", [])
         case _:
             return detail["msg"][0].lower() + detail["msg"][1:], []
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from simlap.config.schema import KNN, Evaluation, Experiment, Transfer
+from simlap.config.schema.plugins import origin_of, plugins_in
 
 UNCOUNTED = {
     "name": "a label for people",
@@ -57,6 +58,8 @@ def training_part(experiment: Experiment, data_fingerprint: str, start: str | No
     tree["data"]["fingerprint"] = data_fingerprint
     if start is not None:
         tree["start"] = start
+    if plugins := plugins_in(experiment.method, "method"):
+        tree["plugins"] = {path: origin_of(plugin).release for path, plugin in plugins.items()}
     if experiment.precision != "fp32":
         tree.setdefault("train", {})["precision"] = experiment.precision
     return {key: value for key, value in tree.items() if value != {}}

@@ -8,7 +8,17 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from simlap.config.schema import Gate, GumbelGate, OpenGate, ProductGate, SigmoidGate, SignGate, StochasticGate
+from simlap.config.schema import (
+    Gate,
+    GatePlugin,
+    GumbelGate,
+    OpenGate,
+    ProductGate,
+    SigmoidGate,
+    SignGate,
+    StochasticGate,
+)
+from simlap.config.schema.plugins import implementation_of
 from simlap.data.batch import Pairs
 from simlap.nn.gate import FeatureFilter, GateOutput, gate_penalty, open_gates, per_pair
 from simlap.nn.learnt_filter import GumbelFilter, ProductFilter, SigmoidFilter, StochasticFilter
@@ -66,7 +76,11 @@ def build_filter(
 
     Raises:
         ValueError: `sign` gates without a classifier.
+        ConfigError: a plug-in's gate that cannot be imported, or is no filter.
     """
+    if isinstance(gate, GatePlugin):
+        made: FeatureFilter = implementation_of(gate, FeatureFilter)(gate, num_classes=num_classes, embed_dim=embed_dim)
+        return made
     if isinstance(gate, OpenGate):
         return OpenFilter(embed_dim)
     if isinstance(gate, SignGate):

@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from simlap.record.code import code_hash
+from simlap.config import Experiment
+from simlap.config.schema.plugins import origin_of, plugins_in
+from simlap.record.code import code_hash, code_of
 
 PACKAGES = ("simlap", "torch", "torchvision", "timm", "ray", "mlflow", "numpy", "pyarrow")
 
@@ -25,9 +27,20 @@ def collect() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "command": " ".join(["simlap", *sys.argv[1:]]),
+    }
+
+
+def code_facts(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment with plug-ins changes in the facts of `collect`."""
+    plugins = plugins_in(experiment.method, "method")
+    if not plugins:
+        return {}
+    return {
+        "code": code_of(experiment),
+        "plugins": {path: origin_of(plugin).release for path, plugin in plugins.items()},
     }
 
 
@@ -56,7 +69,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

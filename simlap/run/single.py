@@ -10,7 +10,7 @@ from simlap.config import Experiment, validate
 from simlap.errors import UserError
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.mlflow import project_run
-from simlap.record.provenance import collect
+from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
@@ -61,7 +61,7 @@ def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str
         if address is None:
             key = ".".join([*["pretrain"] * (len(experiment.stages) - 1 - len(prepared)), "resources"])
             check_placement(resources, [local_node()], file=file, key=key)
-        provenance = {**collect(), "data_fingerprint": stage.info.fingerprint}
+        provenance = {**collect(), **code_facts(stage.experiment), "data_fingerprint": stage.info.fingerprint}
         config = stage.experiment.model_dump(mode="json")
         task = CellTask(stage.cell_id, config, storage.uri, provenance, stage.start)
         view = read_cell(storage, stage.cell_id, seed=stage.experiment.seed, evaluate=config["evaluate"])

@@ -13,10 +13,11 @@ from simlap.record.view import StudyView
 from simlap.report import write_report
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
+from simlap.study.announce import announce
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
-from simlap.study.placement import check_resources, this_machine
+from simlap.study.placement import baseline_resources, check_resources, this_machine
 from simlap.study.plan import Options, Plan, make_plan
 from simlap.study.spec import Study
 from simlap.study.stale import discard, to_rerun
@@ -95,6 +96,7 @@ def apply(
             discard(storage, stale)
             plan = make_plan(study, storage, options)
         plan.save()
+        announce(plan, console)
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             finished = _execute(plan, folder, nodes, console, Claims(storage, study.name, lease))
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
@@ -130,7 +132,7 @@ def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console, c
 
     settle(plan)
     events = EventLog(folder)
-    events.write("launch", pending=len(plan.pending), slots=slots(plan.study.base.resources))
+    events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
     with Progress(plan, console) as progress:
         finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries, claims=claims)
     events.write("launch_ended", finished=finished)

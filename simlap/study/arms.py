@@ -13,7 +13,7 @@ from simlap.errors import ConfigError
 from simlap.study.designs import Design
 from simlap.study.levels import Levels, matches
 from simlap.study.levels import arm_name as arm_name
-from simlap.study.resolve import Resolver, place
+from simlap.study.resolve import RESOURCES, Resolver, place
 
 if TYPE_CHECKING:
     from simlap.study.spec import StudySpec
@@ -62,8 +62,13 @@ def make_arms(spec: StudySpec, design: Design, base: Experiment, path: Path) -> 
 
 
 def _check_factors(spec: StudySpec, design: Design, file: str) -> None:
-    """A factor changes what training computes, and no two in one arm change the same place."""
-    refused = {section: f"it is no part of a run's identity ({why})" for section, why in UNCOUNTED.items()}
+    """A factor changes what training computes, or what arms that differ in something else run on. No two in one arm change the
+    same place."""
+    refused = {
+        section: f"it is no part of a run's identity ({why})"
+        for section, why in UNCOUNTED.items()
+        if section != RESOURCES  # arms that differ in nothing else are found out when they are named
+    }
     refused["seed"] = "the study's `seeds` vary it"
     for name, factor in spec.factors.items():
         section = next((key for key in factor.path.split(".") if key != "pretrain"), "")

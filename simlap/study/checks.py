@@ -25,9 +25,10 @@ from simlap import errors
 from simlap.config import Experiment, canonical_hash
 from simlap.config.identity import canonical_json, training_part
 from simlap.config.schema import Data, Transfer
+from simlap.config.schema.plugins import origin_of, plugins_in
 from simlap.errors import UserError
 from simlap.record import cache
-from simlap.record.code import hash_of, modules
+from simlap.record.code import hash_of, modules, plugin_hash
 from simlap.study.arms import Arm
 
 _CHECKED_BY = ("simlap.train.check",)
@@ -164,6 +165,7 @@ def _key(experiment: Experiment, salt: list[str], stamps: dict[str, str]) -> str
         sections = [stage.data, *(d for e in stage.evaluate if isinstance(e, Transfer) for d in e.data.values())]
         places += [place for data in sections for place in _places(data)]
         places += [stage.backbone.weights] if stage.backbone.weights is not None else []
+        salt = [*salt, *(f"{origin_of(p)} {plugin_hash(p)}" for p in plugins_in(stage.method, "method").values())]
     for place in places:
         if place not in stamps:
             stamps[place] = _stamp(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ class Hours:
     """None where nothing has run yet."""
     guessed: bool
     """Whether some lines were estimated from cells of another shape."""
+    probed: bool = False
+    """Whether some were estimated from a probe on this machine."""
 
 
 def shape(experiment: Experiment) -> Shape:
@@ -47,7 +49,10 @@ def shape(experiment: Experiment) -> Shape:
 
 
 def device_hours(cells: Sequence[PlannedCell]) -> Hours:
-    """From cells of the same shape that have run, else from all that have; a device is a worker's."""
+    """From cells of the same shape that have run, else from a probe on this machine, else from all others.
+
+    A device is a worker's.
+    """
     shapes: dict[int, Shape] = {}
     timed: dict[Shape, list[float]] = {}
 
@@ -60,7 +65,9 @@ def device_hours(cells: Sequence[PlannedCell]) -> Hours:
         if cell.facts.epoch_s is not None:
             timed.setdefault(shape_of(cell), []).append(cell.facts.epoch_s)
     known = {key: fmean(values) for key, values in timed.items()}
-    everywhere = fmean(itertools.chain(*timed.values())) if timed else None
+    tried = _from_probes(cells, known, shape_of)
+    known |= tried
+    everywhere = fmean(itertools.chain(*timed.values())) if timed else fmean(tried.values()) if tried else None
     by_line: dict[str, float] = {}
     guessed = False
     for cell in cells:
@@ -71,7 +78,25 @@ def device_hours(cells: Sequence[PlannedCell]) -> Hours:
         seconds = everywhere if seconds is None else seconds
         hours = cell.epochs_left * seconds * cell.stage.experiment.resources.workers / 3600
         by_line[cell.line] = by_line.get(cell.line, 0.0) + hours
-    return Hours(by_line, sum(by_line.values()) if everywhere is not None else None, guessed)
+    return Hours(by_line, sum(by_line.values()) if everywhere is not None else None, guessed, bool(tried))
+
+
+def _from_probes(
+    cells: Sequence[PlannedCell], known: Mapping[Shape, float], shape_of: Callable[[PlannedCell], Shape]
+) -> dict[Shape, float]:
+    """Seconds of an epoch of the shapes that are to run and have not, where a probe found them."""
+    from simlap.study import probe
+
+    wanted = {shape_of(cell): cell.stage.experiment for cell in cells if cell.epochs_left}
+    found = {key: probe.known(key, experiment) for key, experiment in wanted.items() if key not in known}
+    return {key: seconds for key, seconds in found.items() if seconds is not None}
+
+
+def to_probe(cells: Sequence[PlannedCell]) -> list[tuple[Shape, Experiment]]:
+    """The shapes that are to run and have not, each with an experiment of it."""
+    timed = {shape(cell.stage.experiment) for cell in cells if cell.facts.epoch_s is not None}
+    wanted = {shape(cell.stage.experiment): cell.stage.experiment for cell in cells if cell.epochs_left}
+    return [(key, experiment) for key, experiment in wanted.items() if key not in timed]
 
 
 @dataclass(frozen=True)
@@ -83,6 +108,8 @@ class Power:
     seed."""
     basis: str
     """Where the spread comes from, in words."""
+    std: float
+    """Of the paired differences, in the metric's units."""
 
 
 def detectable(plan: Plan) -> Power | None:
@@ -116,4 +143,4 @@ def detectable(plan: Plan) -> Power | None:
         return None
     from simlap.study.power import smallest_difference  # scipy's distributions take a while to import
 
-    return Power(smallest_difference(seeds, std, comparisons=comparisons), basis)
+    return Power(smallest_difference(seeds, std, comparisons=comparisons), basis, std)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from simlap.config.schema import Resources
 from simlap.run.cluster import Node, check_placement, local_node
 from simlap.study.spec import Study
 
@@ -15,11 +16,25 @@ def this_machine(study: Study) -> Node:
 
 
 def check_resources(study: Study, nodes: list[Node]) -> int:
-    """How many of the base's cells fit at a time. Raises ConfigError where some cell, or an earlier stage of it, never does."""
-    file = str(study.path)
-    own = study.spec.resources is not None
+    """How many of the baseline's cells fit at a time. Raises ConfigError where some arm's cell, or an earlier stage of it, never
+    does."""
+    file, base = str(study.path), study.base.resources
+    everywhere = study.spec.resources  # of all that no factor speaks of
+    seen: set[tuple[int, Resources]] = set()
     for arm in study.arms:
-        for stage in arm.experiment.stages[:-1]:
-            key = "resources" if own else f"arm {arm.name}: pretrain.resources"
+        for depth, stage in enumerate(reversed(arm.experiment.stages)):
+            if (depth, stage.resources) in seen:
+                continue
+            seen.add((depth, stage.resources))
+            key = f"arm {arm.name}: {'pretrain.' * depth}resources"
+            if stage.resources == everywhere:
+                key = "resources"
+            elif depth == 0 and stage.resources == base:
+                key = "base: resources"
             check_placement(stage.resources, nodes, file=file, key=key)
-    return check_placement(study.base.resources, nodes, file=file, key="resources" if own else "base: resources")
+    return check_placement(baseline_resources(study), nodes, file=file)
+
+
+def baseline_resources(study: Study) -> Resources:
+    """Of the baseline's cells."""
+    return next(arm.experiment.resources for arm in study.arms if arm.baseline)

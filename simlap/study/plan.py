@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from simlap.config import Experiment
 from simlap.errors import ConfigError
-from simlap.record.code import code_hash
+from simlap.record.code import code_of
 from simlap.record.journal import read_cell
 from simlap.record.view import CellView
 from simlap.storage import Storage
@@ -20,6 +20,7 @@ from simlap.study.checks import CheckedStage, check_arms, name_stages
 from simlap.study.estimate import device_hours
 from simlap.study.events import read_events, stopped_cells, undecided_cells
 from simlap.study.index import CellFacts, Index, Wanted, read_facts
+from simlap.study.reach import check_reach
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
 from simlap.study.spec import Study
@@ -189,6 +190,7 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         )  # fmt: skip
     options = options or Options()
     study = with_seeds(study, options.seeds)
+    check_reach(study)
     only = _only(study, options.only)
     folder = storage.child("studies", study.name)
     events = read_events(folder)
@@ -322,12 +324,16 @@ def _undecided(facts: dict[str, CellFacts], undecided: set[str]) -> dict[str, Ce
 
 def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     """Finished cells that other code computed, or that started from one of them."""
-    code = code_hash()
+    codes: dict[int, str] = {}  # one for all seeds
     stale: set[str] = set()
     for chain in chains:
         for stage in chain.stages:
             known = facts[stage.cell_id]
-            if known.state == "done" and (known.code not in (None, code) or stage.start in stale):
+            if known.state != "done":
+                continue
+            if id(stage.checked) not in codes:
+                codes[id(stage.checked)] = code_of(stage.checked.experiment)
+            if known.code not in (None, codes[id(stage.checked)]) or stage.start in stale:
                 stale.add(stage.cell_id)
     return stale
 

@@ -16,6 +16,7 @@ from simlap.study.levels import ABSENT, Levels, arm_name
 
 Change = tuple[str, JsonValue]
 """Dotted path, value."""
+RESOURCES = "resources"
 _WRONG = object()
 
 
@@ -41,6 +42,8 @@ class Resolver:
         """
         self._paths, self._values, self._base, self._resources, self._file = paths, values, base, resources, file
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._depths = {factor: depth for factor, path in paths.items() if (depth := _resources_at(path)) is not None}
+        """How many stages before the last one a factor changes the resources of."""
 
     def __call__(self, levels: Levels) -> Experiment:
         """The experiment of one combination. Raises ConfigError, naming one factor's level where that is wrong by itself."""
@@ -48,7 +51,8 @@ class Resolver:
         experiment = self._node("", self._base, present)
         if experiment is _WRONG:
             experiment = self._whole(present)
-        return with_resources(experiment, self._resources)
+        own = frozenset(depth for factor, depth in self._depths.items() if factor in present)
+        return with_resources(experiment, self._resources, own)
 
     def _node(self, prefix: str, node: Any, levels: Levels) -> Any:
         """The part of the experiment below `prefix`, which the base has as `node`, with these levels of the factors inside it;
@@ -106,12 +110,29 @@ class Resolver:
         return override(self._base, changes, file=str(self._file), where=where, folder=self._file.parent)
 
 
-def with_resources(experiment: Experiment, resources: Resources | None) -> Experiment:
-    """The experiment, and its earlier stages, with the study's resources where it has some."""
+def with_resources(
+    experiment: Experiment, resources: Resources | None, own: frozenset[int] = frozenset()
+) -> Experiment:
+    """The experiment, and its earlier stages, with the study's resources where it has some.
+
+    Args:
+        experiment: the last stage.
+        resources: of the study.
+        own: stages that keep what a factor gave them: 0 is the last one, 1 its `pretrain`, and so on.
+    """
     if resources is None:
         return experiment
-    pretrain = experiment.pretrain and with_resources(experiment.pretrain, resources)
-    return experiment.model_copy(update={"resources": resources, "pretrain": pretrain})
+    before = frozenset(depth - 1 for depth in own)
+    pretrain = experiment.pretrain and with_resources(experiment.pretrain, resources, before)
+    kept = experiment.resources if 0 in own else resources
+    return experiment.model_copy(update={"resources": kept, "pretrain": pretrain})
+
+
+def _resources_at(path: str) -> int | None:
+    """Which stage's resources a path changes, counted back from the last one; None where it changes something else."""
+    keys = path.split(".")
+    depth = next((i for i, key in enumerate(keys) if key != "pretrain"), len(keys))
+    return depth if keys[depth : depth + 1] == [RESOURCES] else None
 
 
 def place(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from simlap.config import Experiment, load_experiment, override, parse_override, validate, yaml
-from simlap.config.schema import Count, Resources, Strict
+from simlap.config.schema import Count, Positive, Resources, Strict
 from simlap.config.schema.base import wrong
 from simlap.errors import ConfigError
 from simlap.study.arms import Arm, make_arms
@@ -21,6 +21,7 @@ from simlap.study.failures import Retries
 from simlap.study.fractional import AliasTable
 from simlap.study.levels import Combination, Scalar, level_name
 from simlap.study.metric import check_metrics
+from simlap.study.reach import Detect
 from simlap.study.resolve import with_resources
 from simlap.study.sampling import Sample
 from simlap.study.scheduling import NoScheduler, Race, Scheduler
@@ -113,9 +114,11 @@ class StudySpec(Strict):
     seeds: Count | list[int] = 5
     """How many seeds (0, 1, ...), or which. Every arm gets the same ones."""
     metric: Metric = Metric()
+    detect: Positive | Detect | None = None
+    """The difference to the baseline that the study is to find, in the units of `metric.report` (default: none in particular)."""
     scheduler: Scheduler = NoScheduler(kind="none")
     resources: Resources | None = None
-    """Resources of every cell and of its earlier stages (default: those of their experiments)."""
+    """Resources of every cell and of its earlier stages (default: those of their experiments); a factor has the last word."""
     retries: Retries = Retries()
     budget: Budget | None = None
     """What all launches together may take (default: no limit)."""

@@ -14,6 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
+from simlap.record.provenance import code_facts
 from simlap.run.launch import trainer
 from simlap.run.logs import CellLog
 from simlap.run.worker import CellTask, run_cell
@@ -33,7 +34,7 @@ def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], reso
     if cell.facts.state != "new":
         view = cell.view
         values = [r.metrics[metric] for r in view.rows if r.epoch <= view.durable_epoch and metric in r.metrics]
-    told = {**provenance, "data_fingerprint": cell.fingerprint}
+    told = {**provenance, **code_facts(cell.stage.experiment), "data_fingerprint": cell.fingerprint}
     if again := times_rerun(cell_storage(plan.storage, cell.cell_id)):
         told["rerun"] = again
     task = CellTask(

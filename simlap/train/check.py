@@ -19,7 +19,7 @@ from simlap.data.loader import check_batch
 from simlap.data.splits import DataInfo, inspect_data
 from simlap.errors import ConfigError, DataError, UserError
 from simlap.evaluate.mantel import MAX_OBJECTS
-from simlap.methods import check_loss, pair_kind
+from simlap.methods import check_loss, check_plugins, pair_kind
 from simlap.nn.backbone import build_backbone
 from simlap.train.optim import create_optimizer
 from simlap.train.transfer import transfer_experiment
@@ -70,6 +70,7 @@ def _check_stage(experiment: Experiment, inspected: dict[str, DataInfo], before:
     check_batch(info, data, experiment.train.batch_size)
     _check_workers(experiment)
     check_loss(experiment)
+    check_plugins(experiment, info.num_classes)
     if pair_kind(experiment) == "distinct" and info.num_classes < 2:
         raise DataError("needs at least two classes, the dataset has one", key="method.pairs", value="distinct")
     _check_augment(data, info.channels)

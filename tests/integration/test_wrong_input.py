@@ -203,8 +203,12 @@ STUDIES = [
             ("checkpoint.keep", 2, 3, "state"),
             ("evaluate.0.every_epochs", 1, 2, "id of its own"),
             ("evaluate", "[]", "[]", "id of its own"),
-            ("resources.workers", 1, 2, "workers"),
         ]
+    ),
+    (
+        "path: method.gate.kind, levels: [gumbel, open]",
+        "path: resources.workers, levels: {gumbel: 1, open: 2}",
+        ["study.yaml: arm filter=open: is the same experiment as arm 'filter=gumbel'"],
     ),
     *(
         (

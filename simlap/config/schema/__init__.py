@@ -46,6 +46,7 @@ from simlap.config.schema.model import (
     SupCon,
     Supervised,
 )
+from simlap.config.schema.plugins import GatePlugin, MethodPlugin, Plugin
 from simlap.config.schema.training import Checkpointing, Optim, Resources, Train
 
 SCHEMA_VERSION = 1
@@ -67,16 +68,19 @@ __all__ = [
     "Fraction",
     "Fuse",
     "Gate",
+    "GatePlugin",
     "Gates",
     "GumbelGate",
     "Linear",
     "Method",
+    "MethodPlugin",
     "NonNegative",
     "OpenGate",
     "Optim",
     "PKSampling",
     "Pairs",
     "ParquetData",
+    "Plugin",
     "Positive",
     "Probe",
     "ProductGate",

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from simlap.config.schema.base import Strict, wrong
 from simlap.config.schema.data import Data, PKSampling
 from simlap.config.schema.evaluation import KNN, Collapse, Evaluation, Probe
-from simlap.config.schema.model import Backbone, Method, SimLAP
+from simlap.config.schema.model import Backbone, Fuse, Method, SimLAP, SupCon
+from simlap.config.schema.plugins import MethodPlugin
 from simlap.config.schema.training import Checkpointing, Optim, Resources, Train
 
 
@@ -72,7 +73,7 @@ class Experiment(Strict):
             raise wrong(
                 "data.augment.views", augment.views, "must be 2 or more with method.kind: simclr, which compares views"
             )
-        if method.kind == "supcon" and method.variant == "one_to_one":
+        if isinstance(method, SupCon) and method.variant == "one_to_one":
             if not isinstance(sampling, PKSampling):
                 raise wrong("data.sampling.kind", sampling.kind, "must be pk with method.variant: one_to_one")
             if sampling.images * augment.views < 2:
@@ -124,7 +125,9 @@ class Experiment(Strict):
     @property
     def has_gates(self) -> bool:
         """Whether the method has gates that can be looked at."""
-        return self.method.kind in ("simlap", "fuse")
+        if isinstance(self.method, MethodPlugin):
+            return self.method.has_gates
+        return isinstance(self.method, SimLAP | Fuse)
 
     @property
     def stages(self) -> tuple[Experiment, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from simlap.config.schema.base import Count, Fraction, NonNegative, Positive, Strict, wrong
+from simlap.config.schema.plugins import GatePlugin, MethodPlugin, Pluggable
 
 Pairs = Literal["arbitrary", "identical", "distinct"]
 Temperature = Annotated[float, Field(ge=0.01)]
@@ -84,7 +85,7 @@ class SignGate(Strict):
 
 
 Gate = Annotated[
-    OpenGate | SigmoidGate | ProductGate | GumbelGate | StochasticGate | SignGate, Field(discriminator="kind")
+    OpenGate | SigmoidGate | ProductGate | GumbelGate | StochasticGate | SignGate | GatePlugin, Pluggable()
 ]
 
 
@@ -200,4 +201,4 @@ class Fuse(Strict):
     """Weight of the subspace InfoNCE beside the cross-entropy."""
 
 
-Method = Annotated[SimLAP | SupCon | SimCLR | Supervised | Fuse, Field(discriminator="kind")]
+Method = Annotated[SimLAP | SupCon | SimCLR | Supervised | Fuse | MethodPlugin, Pluggable()]

@@ -174,6 +174,7 @@ def _plan_cell(
     params = {k: v for k, v in config.items() if k not in changeable} | {"seed": str(cell.seed)} | factors
     if cell.start is not None:
         params["start"] = cell.start
+    params |= flatten({"plugins": cell.provenance["plugins"]}) if "plugins" in cell.provenance else {}
     rows = [row for row in cell.rows if row.epoch <= cell.durable_epoch]
     refused = _refused(rows, cell.result)
     if (again := cell.provenance.get("rerun")) is not None:  # its numbers before stay with the run that had them

@@ -46,6 +46,25 @@ def test_a_plan_with_stages(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_plan_with_a_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from simlap.study import probe
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(probe, "_run", lambda text, seconds: ([{"epoch_s": 600.0}], ""))
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    (tmp_path / "study.yaml").write_text(f"{STUDY}detect: 0.01\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml", "--probe"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OK
+    told = " ".join(capsys.readouterr().out.split())
+    assert "6 of 6 cells to run: about 3 device-hours, from a probe on this machine" in told
+    assert "power for a difference of 0.01 in test/probe_top1: unknown until two seeds of the baseline are done" in told
+
+
 def test_a_plan_of_a_fraction_tells_what_is_confounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

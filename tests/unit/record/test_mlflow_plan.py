@@ -34,6 +34,13 @@ def test_one_run_per_study_arm_and_started_cell_parents_first() -> None:
         placed.add(plan.key)
 
 
+def test_params_hold_the_packages_of_plugins() -> None:
+    """As the cell's id does."""
+    plan = only_cell(cell(9, 0, {"filter": "on"}, provenance={"plugins": {"method.gate": "bands 1.0"}}))
+    assert plan.params["plugins.method.gate"] == "bands 1.0"
+    assert not any(key.startswith("plugins") for key in only_cell(cell(9, 0, {"filter": "on"})).params)
+
+
 def test_a_stage_is_one_run_under_the_study() -> None:
     users = [one.cell_id for arm in study().arms for one in arm.cells]
     first = cell(9, 0, {"filter": "on"}, provenance={"data_fingerprint": "fp"})

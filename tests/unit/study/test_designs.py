@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simlap.config import override, yaml
+from simlap.config.schema import SimLAP
 from simlap.errors import ConfigError
 from simlap.study.levels import ABSENT
 from simlap.study.spec import Study, load_study
@@ -79,7 +80,7 @@ def test_conditional_factors(tmp_path: Path) -> None:
     study = load(tmp_path, "noise", "filter")
     assert arms(study) == ["logistic on", f"{ABSENT} off", "gumbel on"]
     assert [arm.name for arm in study.arms] == ["noise=logistic filter=on", "filter=off", "noise=gumbel filter=on"]
-    gates = [arm.experiment.method.gate for arm in study.arms if arm.experiment.method.kind == "simlap"]
+    gates = [arm.experiment.method.gate for arm in study.arms if isinstance(arm.experiment.method, SimLAP)]
     assert [(gate.kind, getattr(gate, "noise", None)) for gate in gates] == [
         ("gumbel", "logistic"), ("open", None), ("gumbel", "gumbel"),
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from simlap.config.schema import FineTune
+from simlap.config.schema import FineTune, Supervised
 from simlap.data.splits import load_splits
 from simlap.methods import build_method
 from simlap.train.evaluate import Evaluator
@@ -30,7 +30,7 @@ def test_the_experiment_of_a_protocol() -> None:
     made = finetune_experiment(
         experiment, protocol(seed=3, label_smoothing=0.2, layer_decay=0.5, weight_decay=1e-3), 1000
     )
-    assert made.method.kind == "supervised"
+    assert isinstance(made.method, Supervised)
     assert made.method.label_smoothing == 0.2
     assert (made.seed, made.optim.name, made.optim.lr, made.optim.layer_decay, made.optim.weight_decay) == (
         3, "sgd", 0.05, 0.5, 1e-3,
