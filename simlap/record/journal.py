@@ -20,7 +20,16 @@ from pydantic import TypeAdapter
 from simlap.config import evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.view import ArmView, CellState, CellView, EpochRow, StageView, StudyView
+from simlap.record.view import (
+    ArmView,
+    CellState,
+    CellView,
+    DecisionView,
+    EpochRow,
+    RaceView,
+    StageView,
+    StudyView,
+)
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -238,6 +247,21 @@ def read_result(cell: Storage) -> dict[str, Any] | None:
     return result
 
 
+def read_race(study: Storage) -> RaceView | None:
+    """How a study's race stands, as its last look left it; None where it has not begun."""
+    try:
+        found = study.read_json("race.json")
+    except FileNotFoundError:
+        return None
+    arms = found["arms"]
+    decided = {name: arm["decision"] for name, arm in arms.items() if arm["decision"] is not None}
+    return RaceView(
+        **{key: found[key] for key in ("against", "alpha", "margin", "looks", "over")},
+        seeds={name: arm["seeds"] for name, arm in arms.items()},
+        decisions={name: DecisionView(**decision) for name, decision in decided.items()},
+    )
+
+
 def read_study(storage: Storage, name: str) -> StudyView:
     """The view of a study: its plan, and every cell the plan names. Raises UserError where there is no such study."""
     study = storage.child("studies", name)
@@ -264,7 +288,12 @@ def read_study(storage: Storage, name: str) -> StudyView:
         StageView(stage["name"], read_cell(storage, stage["cell_id"], seed=stage["seed"]), stage["used_by"])
         for stage in plan.get("stages", [])
     ]
+    race = read_race(study) if plan["scheduler"] == "race" else None
     keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
     return StudyView(
-        name=name, arms=arms, stages=stages, **{key: plan[key] for key in (*keys, "command", "provenance", "text")}
+        name=name,
+        arms=arms,
+        stages=stages,
+        race=race,
+        **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )

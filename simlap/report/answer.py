@@ -146,7 +146,7 @@ def _why_early(study: StudyView, effect: Effect) -> str:
 def _not_finite(study: StudyView, arm: ArmView) -> Notice | None:
     """A metric that became infinite or not a number is never shown, so it is said."""
     bad: list[str] = []
-    for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+    for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
         for row in cell.rows if cell is not None else []:
             value = row.metrics.get(study.metric)
             if value is not None and not finite(value):

@@ -22,6 +22,8 @@ from simlap.study.failures import Retries
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.racelog import RaceLog
+from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
@@ -49,6 +51,8 @@ def run_plan(
         retries: what is tried again when it fails.
         slots: at most so many cells with such resources at a time (default: as many as fit).
     """
+    if plan.racing is not None:
+        return _run_race(plan, progress=progress, events=events, retries=retries, slots=slots)
     broken: dict[str, str] = {}  # cell id -> why nothing can start from it
     tried: set[str] = set()
 
@@ -80,6 +84,29 @@ def run_plan(
     return not cells or run(cells, build_scheduler(plan))
 
 
+def _run_race(
+    plan: Plan,
+    *,
+    progress: Progress,
+    events: EventLog,
+    retries: Retries | None,
+    slots: Callable[[Resources], int] | None,
+) -> bool:
+    """Run a race, round by round, in one go of Tune: between two looks an actor stays warm. Returns as `run_plan`."""
+    rounds = Rounds(
+        plan,
+        progress=progress,
+        log=RaceLog(plan, events),
+        fail=lambda cell, reason: _fail(plan, cell, reason, progress, events),
+    )
+    if first := rounds():
+        execute(
+            plan, first, more=rounds, scheduler=InOrder(), progress=progress, events=events, retries=retries,
+            slots=slots,
+        )  # fmt: skip
+    return rounds.finished
+
+
 def execute(
     plan: Plan,
     cells: Sequence[PlannedCell],
@@ -90,6 +117,7 @@ def execute(
     retries: Retries | None = None,
     slots: Callable[[Resources], int] | int | None = None,
     trainable: type[CellTrainable] = CellTrainable,
+    more: Callable[[], Sequence[PlannedCell]] | None = None,
 ) -> bool:
     """Run cells, whatever each of them asks for, as many side by side as fit. Returns False where some are left to run.
 
@@ -104,6 +132,7 @@ def execute(
         retries: what is tried again when it fails.
         slots: at most so many at a time (with such resources), where less than fits.
         trainable: the actor that runs one-worker cells.
+        more: asked for further cells when all before have ended; none: that was all.
     """
     provenance = collect()
     names = (f"simlap-{trainable.__name__}", "simlap-driver")
@@ -122,6 +151,7 @@ def execute(
         head=_head_resource(),
         limit=(lambda _: slots) if isinstance(slots, int) else slots,
         guard=plan.guard,
+        more=more,
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
     with tempfile.TemporaryDirectory(prefix="simlap-tune-") as scratch:
@@ -162,7 +192,9 @@ class _Spent(tune.Stopper):
 
 
 def settle(plan: Plan) -> None:
-    """Write the ends that an earlier launch decided on and did not live to write."""
+    """Write the ends that an earlier launch decided on and did not live to write. (A race's: `racelog.record_race`.)"""
+    if plan.racing is not None:
+        return
     for cell in plan.cells:
         if cell.action == "stopped" and cell.facts.state != "stopped":
             folder = cell_storage(plan.storage, cell.cell_id)

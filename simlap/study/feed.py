@@ -62,6 +62,7 @@ class CellFeed(SearchAlgorithm):
         head: a resource of the head node that costs nothing, for drivers.
         limit: at most so many cells of such resources at a time (None: as many as fit).
         guard: of the study's budget.
+        more: asked for further cells when all before have ended; none: that was all.
     """
 
     def __init__(
@@ -74,8 +75,11 @@ class CellFeed(SearchAlgorithm):
         head: str,
         limit: Callable[[Resources], int] | None = None,
         guard: BudgetGuard | None = None,
+        more: Callable[[], Sequence[PlannedCell]] | None = None,
     ) -> None:
         self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
+        self._more = more
+        self._given = 0
         self._trainables, self._head = trainables, head
         self._waiting: dict[Share, list[Attempt]] = {}
         self._running: set[str] = set()
@@ -85,8 +89,12 @@ class CellFeed(SearchAlgorithm):
         self._looked = time.monotonic()
         self.capacity = Capacity(nodes())
         self._storage: Any = None
-        for order, cell in enumerate(cells):
+        self._add(cells)
+
+    def _add(self, cells: Sequence[PlannedCell]) -> None:
+        for order, cell in enumerate(cells, start=self._given):
             self._queue(Attempt(order, cell, Share.of(cell.stage.experiment.resources)))
+        self._given += len(cells)
 
     def add_configurations(self, experiments: Any) -> None:
         """Tune's description of the run: where trials keep their files."""
@@ -96,6 +104,9 @@ class CellFeed(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for."""
+        if self._more is not None and not (self._finished or self._busy or self.attempts):
+            self._add(found := self._more())
+            self._more = self._more if found else None
         trial_id = str(Trial.generate_id())
         attempt = None if self._finished else self._take(trial_id)
         if attempt is None:
@@ -119,7 +130,11 @@ class CellFeed(SearchAlgorithm):
 
     def is_finished(self) -> bool:
         """Also False while something runs: it may have to run again."""
-        return bool(self._finished or not (self._running or any(self._waiting.values())))
+        return bool(self._finished or not (self._busy or self._more is not None))
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._running or any(self._waiting.values()))
 
     def again(self, attempt: Attempt, *, larger: bool) -> None:
         """Run a cell once more, from where it stands now; before all that come after it in the plan."""

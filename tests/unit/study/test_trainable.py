@@ -26,7 +26,7 @@ class Recording(CellTrainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         number = int(config["cell"]["task"]["cell_id"].removeprefix("cell-"))
-        self._metric, self._last, self._total, self._cell_id = "m", None, 1, f"cell-{number}"
+        self._metric, self._last, self._end, self._cell_id = "m", None, 1, f"cell-{number}"
 
         def epochs() -> Generator[Progress]:
             Path(config["folder"], f"{number}-{os.getpid()}").touch()
