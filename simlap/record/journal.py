@@ -204,22 +204,14 @@ def read_cell(
         return CellView(cell_id=cell_id, seed=seed or 0, state="new")
     config = yaml.parse(cell.read("config.yaml").decode())
     progress = read_progress(cell, rows)
-    state, reached, result = progress.state, progress.reached, progress.result
+    state, result = progress.state, progress.result
     final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}
-    covered = next(
-        (
-            int(m[1])
-            for name in reversed(cell.list("checkpoints"))
-            if (m := _CHECKPOINT.match(name)) and cell.exists(f"checkpoints/{name}/manifest.json")
-        ),
-        0,
-    )
     return CellView(
         cell_id=cell_id,
         seed=config["seed"],
         state=state,
         rows=progress.with_final(final),
-        durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),
+        durable_epoch=_durable(cell, progress),
         result={k: v for k, v in final.items() if k.startswith("test/")} if state == "done" else {},
         error=progress.error,
         reason=progress.reason,
@@ -228,6 +220,28 @@ def read_cell(
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
     )
+
+
+def read_track(storage: Storage, cell_id: str) -> tuple[list[EpochRow], int]:
+    """The rows of a cell, and how many of its epochs are durable: a part of its view that is read in a fraction of the time."""
+    cell = cell_storage(storage, cell_id)
+    progress = read_progress(cell, read_rows(cell))
+    return progress.rows, _durable(cell, progress)
+
+
+def _durable(cell: Storage, progress: Progress) -> int:
+    """Epochs that a checkpoint or an end covers."""
+    if progress.state in ("done", "stopped"):
+        return progress.reached
+    covered = next(
+        (
+            int(m[1])
+            for name in reversed(cell.list("checkpoints"))
+            if (m := _CHECKPOINT.match(name)) and cell.exists(f"checkpoints/{name}/manifest.json")
+        ),
+        0,
+    )
+    return min(covered, progress.reached)
 
 
 def _evaluated(result: dict[str, Any], evaluate: list[dict[str, Any]]) -> dict[str, float]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from simlap.config import Experiment
 from simlap.errors import ConfigError
 from simlap.record.code import code_hash
-from simlap.record.journal import read_cell
-from simlap.record.view import CellView
+from simlap.record.journal import read_cell, read_track
+from simlap.record.view import CellView, EpochRow
 from simlap.storage import Storage
 from simlap.study.arms import Arm
 from simlap.study.budget import Budget, BudgetGuard, Spending, spending
@@ -90,6 +90,11 @@ class PlannedCell:
         """Everything its journal says; read when it is first asked for."""
         evaluate = protocols(self.stage.experiment) if self.arm is not None else None
         return read_cell(self.storage, self.cell_id, seed=self.seed, evaluate=evaluate)
+
+    @cached_property
+    def track(self) -> tuple[list[EpochRow], int]:
+        """Its rows, and how many of its epochs are durable: what the race reads of many cells."""
+        return read_track(self.storage, self.cell_id)
 
     def reread(self) -> PlannedCell:
         """The cell as it is now; whoever asks this one for its view is told what it was."""

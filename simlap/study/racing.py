@@ -75,10 +75,10 @@ class _Values(Mapping[int, float]):
             raise KeyError(epoch)
         if epoch == self._cell.stage.experiment.train.epochs:
             return self._cell.facts.metrics[self._metric]
-        value = self._cell.view.metric_at(self._metric, epoch)
-        if value is None:
+        row = next((row for row in self._cell.track[0] if row.epoch == epoch), None)
+        if row is None:
             raise KeyError(epoch)
-        return value
+        return row.metrics[self._metric]
 
     def __iter__(self) -> Iterator[int]:
         return (epoch for epoch in range(1, self._reached + 1) if epoch in self)
@@ -100,7 +100,7 @@ def known(cell: PlannedCell, metric: str, tried: AbstractSet[str] = frozenset())
         return Cell()
     if facts.state == "done" and cell.action != "evaluate":
         return Cell(last, _Values(cell, metric, last))
-    durable = last if facts.state == "done" else cell.view.durable_epoch
+    durable = last if facts.state == "done" else cell.track[1]
     reached = min(durable, last - 1)
     given_up = facts.state == "failed" and (cell.action == "given_up" or cell.cell_id in tried)
     return Cell(reached, _Values(cell, metric, reached), (facts.reason or "no reason given") if given_up else None)

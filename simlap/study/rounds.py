@@ -132,7 +132,7 @@ class Rounds:
         """Whether it has not come as far as it was to."""
         if self._ended(given):
             return False
-        return given.until is None or self._cells[given.cell_id].view.durable_epoch < given.until
+        return given.until is None or self._cells[given.cell_id].track[1] < given.until
 
 
 def _open(cell: PlannedCell) -> PlannedCell:
