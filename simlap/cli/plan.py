@@ -34,7 +34,14 @@ def print_plan(made: Plan, *, only: bool) -> None:
         epochs = sum(cell.epochs_left for cell in cells)
         estimate = f"{hours.by_line[line]:.2g}" if line in hours.by_line else "?" if epochs else ""
         most = "≤ " if any(cell.pending and cell.perhaps for cell in cells) else ""
-        rows.append((name, _marks(cells, old.get(line, 0)), f"{most}{epochs}", f"{most}{estimate}" if estimate else ""))
+        rows.append(
+            (
+                name,
+                _marks(cells, old.get(line, 0)),
+                f"{most}{epochs}",
+                f"{most}{estimate}" if estimate[:1].isdigit() else estimate,
+            )
+        )
 
     stages: dict[str, list[PlannedCell]] = {}
     for stage in made.stages:

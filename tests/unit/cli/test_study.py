@@ -82,7 +82,7 @@ def test_a_plan_of_a_race_promises_the_first_look_only(
     assert ended.value.code == cli.OK
     printed = capsys.readouterr().out
     assert "++++??" in printed
-    assert "8 of 12 cells to run now (24 epochs), up to 4 more if the race needs them" in printed
+    assert "12 of 18 cells to run now (36 epochs), up to 6 more if the race needs them" in printed
     assert "? if the race needs it" in printed
 
 

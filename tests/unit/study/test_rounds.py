@@ -1,4 +1,4 @@
-"""A race from plan to plan, with cells that are only pretended: what runs when, what is stopped, what a kill or an edit changes."""
+"""A race from plan to plan, with pretended cells: what runs when, what is stopped, what a kill or an edit changes."""
 
 from __future__ import annotations
 
