@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from simlap.study.estimate import Hours
     from simlap.study.fractional import AliasTable
     from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.racing import Racing
 
 _MARKS = 20
 """More marks than these become counts: the line would not fit."""
 _LEGEND = "+ new  = done  > resume  ~ stale  - removed  ! failed"
+_RACE_LEGEND = "? if the race needs it  . not needed"
 
 
 def print_plan(made: Plan, *, only: bool) -> None:
@@ -32,7 +34,15 @@ def print_plan(made: Plan, *, only: bool) -> None:
     def add(name: str, line: str, cells: Sequence[PlannedCell]) -> None:
         epochs = sum(cell.epochs_left for cell in cells)
         estimate = f"{hours.by_line[line]:.2g}" if line in hours.by_line else "?" if epochs else ""
-        rows.append((name, _marks(cells, old.get(line, 0)), str(epochs), estimate))
+        most = "≤ " if any(cell.pending and cell.perhaps for cell in cells) else ""
+        rows.append(
+            (
+                name,
+                _marks(cells, old.get(line, 0)),
+                f"{most}{epochs}",
+                f"{most}{estimate}" if estimate[:1].isdigit() else estimate,
+            )
+        )
 
     stages: dict[str, list[PlannedCell]] = {}
     for stage in made.stages:
@@ -47,6 +57,8 @@ def print_plan(made: Plan, *, only: bool) -> None:
             hidden += 1
             continue
         note = " (baseline)" if arm.baseline else " (protected)" if arm.protected else ""
+        if made.racing is not None and (decision := made.racing.standing.verdicts.get(arm.name)) is not None:
+            note += f" {decision.verdict}"
         add(arm.name + note, arm.name, cells)
     kept = {arm.name: sum(cell["cell_id"] in made.index.begun for cell in arm.cells) for arm in made.kept}
     for name in made.removed:
@@ -59,7 +71,7 @@ def print_plan(made: Plan, *, only: bool) -> None:
     _print_totals(made, hours)
     _print_power(made)
     _print_budget(made, hours.total)
-    out.print(_LEGEND, style="dim")
+    out.print(_LEGEND if made.racing is None else f"{_LEGEND}\n{_RACE_LEGEND}", style="dim")
 
 
 def probe_shapes(made: Plan) -> None:
@@ -92,7 +104,7 @@ def _print_rows(rows: Sequence[tuple[str, str, str, str]]) -> None:
 def _marks(cells: Sequence[PlannedCell], old: int) -> str:
     from simlap.study.plan import SYMBOLS
 
-    marks = "".join(SYMBOLS[cell.action] for cell in cells) + "~" * old
+    marks = "".join("?" if cell.pending and cell.perhaps else SYMBOLS[cell.action] for cell in cells) + "~" * old
     if len(marks) <= _MARKS:
         return marks
     return "  ".join(f"{mark} {count}" for mark, count in Counter(marks).items())
@@ -123,7 +135,10 @@ def _print_totals(made: Plan, hours: Hours) -> None:
         estimate += ", in part from arms of another shape"
     pending = sum(cell.pending for cell in made.cells)
     before = f"{sum(s.pending for s in made.stages)} of {len(made.stages)} stages and " if made.stages else ""
-    out.print(f"{before}{pending} of {len(made.cells)} cells to run: {estimate}", soft_wrap=True)
+    if made.racing is not None:
+        _print_race(made.racing, made.cells, estimate)
+    else:
+        out.print(f"{before}{pending} of {len(made.cells)} cells to run: {estimate}", soft_wrap=True)
     count = Counter(cell.action for cell in made.cells)
     if failed := count["given_up"]:
         out.print(f"{failed} failed cells are left alone; `--retry failed` runs them again", soft_wrap=True)
@@ -131,6 +146,22 @@ def _print_totals(made: Plan, hours: Hours) -> None:
         out.print(
             f"{stale} cells were computed by other code and are kept; `--rerun stale` runs them anew", soft_wrap=True
         )
+
+
+def _print_race(racing: Racing, cells: Sequence[PlannedCell], estimate: str) -> None:
+    """What the next look waits for, and what may come after it."""
+    now = [cell for cell in cells if cell.pending and not cell.perhaps]
+    later = sum(cell.pending and cell.perhaps for cell in cells)
+    asked = racing.needed
+    ends = [(asked.get((cell.line, cell.seed), cell.stage.experiment.train.epochs), cell) for cell in now]
+    epochs = sum(max(0, end - (0 if cell.action == "rerun" else cell.facts.epoch)) for end, cell in ends)
+    more = f", up to {later} more if the race needs them" if later else ""
+    most = estimate.replace("about", "at most about")
+    out.print(f"{len(now)} of {len(cells)} cells to run now ({epochs} epochs){more}: {most}", soft_wrap=True)
+    if racing.over:
+        out.print("the race is decided")
+    elif not now:
+        out.print("the race waits for cells that are left alone here")
 
 
 def _print_power(made: Plan) -> None:

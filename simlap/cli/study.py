@@ -226,7 +226,9 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
     from simlap.report import print_report
 
     if outcome.ran == 0 and not outcome.budget:
-        out.print("nothing to run: every cell is done" + (" or failed" if outcome.failed else ""))
+        over = outcome.view.race is not None and outcome.view.race.over
+        done = "the race is decided" if over else "every cell is done" + (" or failed" if outcome.failed else "")
+        out.print(f"nothing to run: {done}")
     print_report(outcome.view, out)
     for path in outcome.report:
         if path.endswith(".html"):

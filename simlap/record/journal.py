@@ -20,7 +20,17 @@ from pydantic import TypeAdapter
 from simlap.config import evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.view import ArmView, CellState, CellView, EpochRow, StageView, StudyView, Unread
+from simlap.record.view import (
+    ArmView,
+    CellState,
+    CellView,
+    DecisionView,
+    EpochRow,
+    RaceView,
+    StageView,
+    StudyView,
+    Unread,
+)
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -195,22 +205,14 @@ def read_cell(
         return CellView(cell_id=cell_id, seed=seed or 0, state="new")
     config = Unread(lambda: dict(yaml.parse(cell.read("config.yaml").decode())))
     progress = read_progress(cell, rows)
-    state, reached, result = progress.state, progress.reached, progress.result
+    state, result = progress.state, progress.result
     final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}
-    covered = next(
-        (
-            int(m[1])
-            for name in reversed(cell.list("checkpoints"))
-            if (m := _CHECKPOINT.match(name)) and cell.exists(f"checkpoints/{name}/manifest.json")
-        ),
-        0,
-    )
     return CellView(
         cell_id=cell_id,
         seed=config["seed"] if seed is None else seed,
         state=state,
         rows=progress.with_final(final),
-        durable_epoch=reached if state in ("done", "stopped") else min(covered, reached),
+        durable_epoch=_durable(cell, progress),
         result={k: v for k, v in final.items() if k.startswith("test/")} if state == "done" else {},
         error=progress.error,
         reason=progress.reason,
@@ -219,6 +221,28 @@ def read_cell(
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
     )
+
+
+def read_track(storage: Storage, cell_id: str) -> tuple[list[EpochRow], int]:
+    """The rows of a cell, and how many of its epochs are durable: a part of its view that is read in a fraction of the time."""
+    cell = cell_storage(storage, cell_id)
+    progress = read_progress(cell, read_rows(cell))
+    return progress.rows, _durable(cell, progress)
+
+
+def _durable(cell: Storage, progress: Progress) -> int:
+    """Epochs that a checkpoint or an end covers."""
+    if progress.state in ("done", "stopped"):
+        return progress.reached
+    covered = next(
+        (
+            int(m[1])
+            for name in reversed(cell.list("checkpoints"))
+            if (m := _CHECKPOINT.match(name)) and cell.exists(f"checkpoints/{name}/manifest.json")
+        ),
+        0,
+    )
+    return min(covered, progress.reached)
 
 
 def _evaluated(result: dict[str, Any], evaluate: list[dict[str, Any]]) -> dict[str, float]:
@@ -236,6 +260,21 @@ def read_result(cell: Storage) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return result
+
+
+def read_race(study: Storage) -> RaceView | None:
+    """How a study's race stands, as its last look left it; None where it has not begun."""
+    try:
+        found = study.read_json("race.json")
+    except FileNotFoundError:
+        return None
+    arms = found["arms"]
+    decided = {name: arm["decision"] for name, arm in arms.items() if arm["decision"] is not None}
+    return RaceView(
+        **{key: found[key] for key in ("against", "alpha", "margin", "looks", "over")},
+        seeds={name: arm["seeds"] for name, arm in arms.items()},
+        decisions={name: DecisionView(**decision) for name, decision in decided.items()},
+    )
 
 
 def read_study(storage: Storage, name: str) -> StudyView:
@@ -264,7 +303,12 @@ def read_study(storage: Storage, name: str) -> StudyView:
         StageView(stage["name"], read_cell(storage, stage["cell_id"], seed=stage["seed"]), stage["used_by"])
         for stage in plan.get("stages", [])
     ]
+    race = read_race(study) if plan["scheduler"] == "race" else None
     keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
     return StudyView(
-        name=name, arms=arms, stages=stages, **{key: plan[key] for key in (*keys, "command", "provenance", "text")}
+        name=name,
+        arms=arms,
+        stages=stages,
+        race=race,
+        **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )

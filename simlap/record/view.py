@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
+PAUSED = "paused until it is known whether it is needed further"
+"""Why a run is interrupted that stands at an epoch where the others are waited for."""
 
 
 class Unread(Mapping[str, Any]):
@@ -93,6 +95,54 @@ class ArmView:
     cells: list[CellView]
 
 
+DECISIONS_SCHEMA_VERSION = 1
+"""Of `race.json`."""
+
+
+@dataclass(frozen=True)
+class DecisionView:
+    """What a race decided about an arm at its last look."""
+
+    verdict: Literal["better", "worse", "equivalent", "futile", "undecided"]
+    reason: str
+    leaves: bool
+    """Whether the arm has left the race with it; else more seeds are to come."""
+    seeds: int
+    """How many planned seeds the look takes, for this arm and the other."""
+    epochs: int | None
+    """The rung it was made at; None: at the last epoch."""
+    against: str | None = None
+    difference: float | None = None
+    """Mean of the arm minus `against`, on the metric of decisions."""
+    low: float | None = None
+    high: float | None = None
+    """Repeated confidence interval; None where it is not bounded yet, and at rungs."""
+    p_value: float | None = None
+    """Of this look's test alone."""
+    level: float | None = None
+    """That it was held against."""
+    p_adjusted: float | None = None
+    """Over looks and comparisons, once the arm leaves."""
+    spent: float = 0.0
+    comparisons: int = 0
+
+
+@dataclass(frozen=True)
+class RaceView:
+    """Where a race stands."""
+
+    against: Literal["baseline", "best"]
+    alpha: float
+    margin: float | None
+    looks: list[int]
+    """Seeds at each look there may be."""
+    over: bool
+    seeds: dict[str, int]
+    """By arm, how many of the planned seeds count: those of the look that decided it, or that it has been asked for."""
+    decisions: dict[str, DecisionView]
+    """By arm, of its last look; none for the arm that others are compared with."""
+
+
 @dataclass(frozen=True)
 class StageView:
     """A run that cells start from and that is no arm's own cell."""
@@ -122,6 +172,8 @@ class StudyView:
     stages: list[StageView] = field(default_factory=list)
     """What the arms' cells start from, earlier ones first."""
     scheduler: str = "none"
+    race: RaceView | None = None
+    """Where the scheduler is one, and has begun."""
     claims: list[str] = field(default_factory=list)
     validation: bool = True
     """False: there is no validation split, decisions were made on the test set, and tables say so."""
@@ -130,3 +182,8 @@ class StudyView:
     provenance: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     """The study file as it was applied."""
+
+    def seeds_of(self, arm: ArmView) -> list[int]:
+        """The planned seeds that count for an arm: all, but in a race those that decided about it."""
+        used = self.race.seeds.get(arm.name) if self.race is not None else None
+        return self.seeds if used is None else self.seeds[:used]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simlap.evaluate.gates import gate_warning
-from simlap.record.view import ArmView, StudyView
+from simlap.record.view import ArmView, RaceView, StudyView
 from simlap.report.compare import Effect, baseline_of, planned_cells
+from simlap.report.race import race_sentence
 from simlap.report.stats import finite
 from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, levels_text, p_text, split_word, unit_of
 
@@ -22,6 +23,8 @@ class Sentence:
     text: str
     verdict: Verdict
     factor: str
+    label: str = ""
+    """Of the verdict, where it is another word."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ def sentences(study: StudyView, effects: Sequence[Effect]) -> list[Sentence]:
     return [sentence(study, effect) for effect in effects]
 
 
+def race_sentences(study: StudyView, race: RaceView) -> list[Sentence]:
+    """One for each arm that was looked at."""
+    found = [(arm.name, race_sentence(study, race, arm.name)) for arm in study.arms]
+    return [Sentence(said[0], said[1], arm, said[2]) for arm, said in found if said is not None]
+
+
 def notices(study: StudyView) -> list[Notice]:
     """Warnings first, then notes."""
     found: list[Notice] = []
@@ -92,6 +101,10 @@ def notices(study: StudyView) -> list[Notice]:
         found.append(Notice("warning", text, "\n".join(sorted(codes))))
     states = {arm.name: arm_state(study, arm) for arm in study.arms}
     unfinished = [f"{name}: {text}" for name, (word, text) in states.items() if word != "done"]
+    if study.race is not None:
+        if not study.race.over:
+            found.append(Notice("note", "The race is not over: cells of its next look are still to be run."))
+        return found
     if unfinished:
         found.append(
             Notice(
@@ -146,7 +159,7 @@ def _why_early(study: StudyView, effect: Effect) -> str:
 def _not_finite(study: StudyView, arm: ArmView) -> Notice | None:
     """A metric that became infinite or not a number is never shown, so it is said."""
     bad: list[str] = []
-    for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+    for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
         for row in cell.rows if cell is not None else []:
             value = row.metrics.get(study.metric)
             if value is not None and not finite(value):

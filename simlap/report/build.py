@@ -11,10 +11,12 @@ from rich.markup import escape as rich_escape
 from rich.padding import Padding
 
 from simlap.record.view import StudyView
-from simlap.report.answer import Notice, Sentence, notices, sentences
+from simlap.report.answer import Notice, Sentence, notices, race_sentences, sentences
 from simlap.report.compare import Comparison, Effect, compare_to_baseline, simple_effects
 from simlap.report.html import html_page
+from simlap.report.race import race_comparisons, race_rows, race_summary
 from simlap.report.tables import ArmRow, arm_rows, latex_table, markdown_table, rich_table, summary
+from simlap.report.verdicts import race_lead
 from simlap.storage import Storage
 
 Format = Literal["html", "md", "latex"]
@@ -35,6 +37,10 @@ class Report:
 
 
 def build(study: StudyView) -> Report:
+    if (race := study.race) is not None:
+        comparisons = race_comparisons(study, race)
+        rows = race_rows(study, race, arm_rows(study, comparisons))
+        return Report(study, rows, comparisons, [], race_sentences(study, race), notices(study))
     comparisons, effects = compare_to_baseline(study), simple_effects(study)
     return Report(study, arm_rows(study, comparisons), comparisons, effects, sentences(study, effects), notices(study))
 
@@ -68,7 +74,8 @@ def write_report(study: StudyView, storage: Storage, folder: str = "report") -> 
 
 def summary_of(report: Report) -> dict[str, Any]:
     """What `summary.json` holds."""
-    return summary(report.study, report.rows, markdown_table(report.study, report.rows))
+    found = summary(report.study, report.rows, markdown_table(report.study, report.rows))
+    return found if report.study.race is None else {**found, "race": race_summary(report.study.race)}
 
 
 def print_report(study: StudyView, console: Console) -> None:
@@ -92,7 +99,8 @@ def _markdown(report: Report) -> str:
     study = report.study
     parts = [f"# {study.name}", "", "## Answer", ""]
     parts += [f"- {sentence.text}" for sentence in report.sentences] or ["There is nothing to compare."]
-    parts += ["", "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted.", ""]
+    adjusted = "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted."
+    parts += ["", adjusted if study.race is None else race_lead(study, study.race), ""]
     parts += ["## Arms", "", markdown_table(study, report.rows)]
     if report.notices:
         parts += ["## Before you rely on it", ""]

@@ -49,9 +49,9 @@ def baseline_of(study: StudyView) -> ArmView | None:
 
 
 def planned_cells(study: StudyView, arm: ArmView) -> list[CellView | None]:
-    """The arm's cell of every planned seed, in the order of the seeds; None where it does not exist yet."""
+    """The arm's cell of every planned seed (`StudyView.seeds_of`), in their order; None where it does not exist yet."""
     by_seed = {cell.seed: cell for cell in arm.cells}
-    return [by_seed.get(seed) for seed in study.seeds]
+    return [by_seed.get(seed) for seed in study.seeds_of(arm)]
 
 
 def final_values(study: StudyView, arm: ArmView) -> list[float] | None:
@@ -173,7 +173,7 @@ def _adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _blocked(study: StudyView, arms: Sequence[ArmView]) -> str:
     """Why two arms have no epoch in common, in words."""
     for arm in arms:
-        for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+        for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
             if cell is None or not cell.rows:
                 state = {"failed": "failed before its first epoch", "stopped": "was stopped before its first epoch"}
                 what = state.get(cell.state if cell else "new", "has not finished an epoch yet")

@@ -149,7 +149,7 @@ def _draw_rest(
     """Single seeds beyond the common epoch, and where they ended."""
     unit = unit_of(metric)
     group = {"legendgroup": arm.name, "meta": arm.name, "showlegend": False}
-    for seed, cell in zip(study.seeds, planned_cells(study, arm), strict=True):
+    for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
         rows = [
             (r.epoch, r.metrics[metric] * unit.scale)
             for r in (cell.rows if cell else [])

@@ -15,6 +15,7 @@ from simlap.report.answer import Notice, Sentence
 from simlap.report.page import document, plot_box, section
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
+from simlap.report.verdicts import race_lead
 from simlap.report.words import decimals_for, metric_title, split_word, unit_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _header(study: StudyView) -> str:
     planned, done = len(study.arms) * len(study.seeds), sum(cell.state == "done" for cell in cells)
     seconds = sum(cell.seconds for cell in cells)
     facts = [
-        (f"{done}/{planned}", "runs done"),
+        (f"{done}/{planned}", "runs done" if study.race is None else "runs done, of those that it may take"),
         (str(len(study.arms)), "arms"),
         (str(len(study.seeds)), "seeds"),
         (str(study.epochs), "epochs"),
@@ -74,7 +75,8 @@ def _header(study: StudyView) -> str:
 
 def _answer(study: StudyView, sentences: Iterable[Sentence]) -> str:
     items = "".join(
-        f'<li><span class="chip {s.verdict}">{_VERDICTS[s.verdict]}</span><span>{_unbroken(escape(s.text))}</span></li>'
+        f'<li><span class="chip {s.verdict}">{escape(s.label or _VERDICTS[s.verdict])}</span>'
+        f"<span>{_unbroken(escape(s.text))}</span></li>"
         for s in sentences
     )
     lead = (
@@ -83,6 +85,8 @@ def _answer(study: StudyView, sentences: Iterable[Sentence]) -> str:
         "data at the highest epoch all planned seeds of both reached. "
         "p-values are Holm-adjusted over all effects, intervals are not."
     )
+    if study.race is not None:
+        lead = race_lead(study, study.race)
     claims = ""
     if study.claims:
         codes = "".join(f"<li><code>{escape(claim)}</code></li>" for claim in study.claims)
@@ -155,6 +159,11 @@ def _forest(report: Report, plots: dict[str, go.Figure]) -> str:
         f"Paired differences to {baseline}, with 95% intervals. Filled: test at the end. "
         "Open: compared earlier, on validation, because not every seed of both arms is done."
     )
+    if report.study.race is not None:
+        text = (
+            f"As of the look that decided, on {split_word(report.study.metric)} data, with intervals that hold over all looks "
+            "and arms. Without one: given up at an earlier epoch."
+        )
     return section("Difference to the baseline", text, plot_box("forest", plots))
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from simlap.record.view import StudyView
 from simlap.report.compare import Comparison, final_values, planned_cells
 from simlap.report.stats import Estimate, estimate
+from simlap.report.verdicts import race_caption
 from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, metric_title, p_text, place, unit_of
 
 SCHEMA_VERSION = 1
@@ -25,6 +26,11 @@ _STYLES = {
     "stopped": "yellow",
     "failed": "red",
     "new": "dim",
+    # of a race
+    "better": "green",
+    "worse": "red",
+    "same": "cyan",
+    "open": "yellow",
 }
 
 
@@ -105,6 +111,8 @@ def arm_rows(study: StudyView, comparisons: Mapping[str, Comparison]) -> list[Ar
 
 def caption(study: StudyView) -> str:
     """What the columns mean, under every table."""
+    if study.race is not None:
+        return race_caption(study, study.race)
     seeds = f"{len(study.seeds)} seeds" if len(study.seeds) != 1 else "1 seed"
     text = (
         f"{metric_title(study.report_metric).capitalize()} at epoch {study.epochs}: mean ± half-width of the 95% t interval "
@@ -118,7 +126,8 @@ def caption(study: StudyView) -> str:
 def headers(study: StudyView) -> list[str]:
     points = " (points)" if unit_of(study.report_metric).percent else ""
     final = metric_title(study.report_metric)
-    return ["Arm", "Seeds", "Status", final[:1].upper() + final[1:], f"Difference{points}", "p", "Compared at"]
+    status = "Status" if study.race is None else "Verdict"
+    return ["Arm", "Seeds", status, final[:1].upper() + final[1:], f"Difference{points}", "p", "Compared at"]
 
 
 def cells_of(row: ArmRow) -> list[str]:
@@ -129,6 +138,8 @@ def rich_table(study: StudyView, rows: Sequence[ArmRow]) -> Table:
     """For the terminal: the status stands where a finished arm has its metric, so that it fits 80 columns."""
     head = headers(study)
     notes = "± and [ ]: 95% t intervals over seeds · p: paired by seed, Holm-adjusted"
+    if (race := study.race) is not None:
+        notes = f"[ ] and p hold over all looks and arms ({100 * (1 - race.alpha):g}%); ±: 95% t interval, not tested"
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left", caption_style="dim",
         caption=notes if study.validation else f"{notes}\n{TEST_DECISIONS}",
@@ -142,8 +153,10 @@ def rich_table(study: StudyView, rows: Sequence[ArmRow]) -> Table:
     for row in rows:
         style = _STYLES[row.state]
         shown = row.final_text if row.state == "done" and row.final_text else f"[{style}]{rich_escape(row.status)}[/]"
+        if race is not None and row.final_text:
+            shown = row.final_text if row.status == "done" else f"{row.final_text}\n{shown}"
         difference = "[dim]baseline[/]" if row.is_baseline else rich_escape(row.difference_text) or "[dim]–[/]"
-        at = row.at.replace("epoch ", "")
+        at = row.at.replace("epoch ", "").partition(",")[0]
         seeds = f"[{style}]{row.done}/{row.planned}[/]"
         table.add_row(rich_escape(row.arm.replace(",", ", ")), seeds, shown, difference, row.p, at)
     return table

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from simlap.record.view import ArmView, CellState, StudyView
+from simlap.record.view import PAUSED, ArmView, CellState, StudyView
 from simlap.report.compare import Comparison, planned_cells
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
@@ -96,7 +96,10 @@ def arm_state(study: StudyView, arm: ArmView) -> tuple[str, str]:
     parts: list[str] = []
     if counts["stopped"]:
         parts.append(f"stopped at {span([c.epoch for c in cells if c is not None and c.state == 'stopped'])}")
-    parts += [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    paused = sum(cell is not None and cell.state == "interrupted" and cell.reason == PAUSED for cell in cells)
+    shown = counts - Counter({"interrupted": paused})
+    parts += [f"{shown[state]} {word}" for state, word in _STATES.items() if shown[state]]
+    parts += [f"{paused} paused"] * bool(paused)
     if counts["new"] == len(cells):
         return "new", "not started"
     order: list[CellState] = ["failed", "running", "interrupted", "stopped", "new"]

@@ -25,6 +25,7 @@ from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
 from simlap.errors import DataError
 from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result
+from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
@@ -48,6 +49,8 @@ class CellTask:
     provenance: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     """What its backbone starts from: the cell id of the stage before, or `weights:` and their fingerprint."""
+    until: int | None = None
+    """An epoch before the last at whose end it pauses: saved, interrupted, not evaluated."""
 
     def parsed(self) -> Experiment:
         return validate(Experiment, self.experiment, file=f"cell {self.cell_id}")
@@ -139,6 +142,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
                 stop=stop,
                 known_evaluations=frozenset(known),
                 start=_start(task, experiment, store),
+                until=task.until,
             ),
         )
         with closing(training):  # a caller that goes away leaves when the last checkpoint is durable
@@ -151,7 +155,8 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
                         add_protocols(cell, task.experiment["evaluate"])
                     journal.end("done", epoch)
                 elif progress.stopped and journal:
-                    journal.end("interrupted", epoch, reason="asked to stop")
+                    paused = task.until is not None and epoch >= task.until
+                    journal.end("interrupted", epoch, reason=PAUSED if paused else "asked to stop")
                 yield progress
     except torch.OutOfMemoryError as error:
         explained = explain_out_of_memory(experiment, world.device, world.size)

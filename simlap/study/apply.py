@@ -82,6 +82,10 @@ def apply(
     with Lease(folder) as lease:
         # again, now that nobody else can change it
         plan = make_plan(study, storage, options)
+        if plan.racing is not None:
+            from simlap.study.racelog import record_race
+
+            record_race(plan)
         used = plan.guard.reached() if plan.guard else None
         if used or not plan.pending:
             used = used or _all_cells_begun(plan)
@@ -102,7 +106,7 @@ def apply(
             outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:
-            outcome.budget = plan.guard.reached()
+            outcome.budget = plan.guard.reached() or plan.guard.refused
         elif plan.held_back:
             outcome.finished, outcome.budget = False, _all_cells_begun(plan)
         # what is finished now need not be read again

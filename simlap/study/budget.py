@@ -64,6 +64,8 @@ class BudgetGuard:
     _device_s: float = 0.0
     """Of cells that this launch has ended."""
     _cells: set[str] = field(default_factory=set)
+    refused: str | None = None
+    """In words: the number of cells, once one was not begun because of it."""
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -72,7 +74,10 @@ class BudgetGuard:
         """Whether there is room for (some of) this cell."""
         known = cell.cell_id in self.spent.cells | self._cells or cell.arm is None
         limit = self.budget.cells
-        return self.reached() is None and (known or limit is None or len(self.spent.cells | self._cells) < limit)
+        if not known and limit is not None and len(self.spent.cells | self._cells) >= limit:
+            self.refused = f"{limit} cells"
+            return False
+        return self.reached() is None
 
     def started(self, cell: PlannedCell) -> None:
         """A cell runs from now on."""

@@ -26,6 +26,8 @@ from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing
 from simlap.study.plan import Plan, PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.racelog import RaceLog
+from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
@@ -55,6 +57,8 @@ def run_plan(
         slots: at most so many cells with such resources at a time (default: as many as fit).
         claims: against other launches that have the same cells.
     """
+    if plan.racing is not None:
+        return _run_race(plan, progress=progress, events=events, retries=retries, slots=slots, claims=claims)
     broken: dict[str, str] = {}  # cell id -> why nothing can start from it
     tried: set[str] = set()
 
@@ -87,6 +91,30 @@ def run_plan(
     return not cells or run(cells, build_scheduler(plan))
 
 
+def _run_race(
+    plan: Plan,
+    *,
+    progress: Progress,
+    events: EventLog,
+    retries: Retries | None,
+    slots: Callable[[Resources], int] | None,
+    claims: Claims | None,
+) -> bool:
+    """Run a race, round by round, in one go of Tune: between two looks an actor stays warm. Returns as `run_plan`."""
+    rounds = Rounds(
+        plan,
+        progress=progress,
+        log=RaceLog(plan, events),
+        fail=lambda cell, reason: _fail(plan, cell, reason, progress, events),
+    )
+    if first := rounds():
+        execute(
+            plan, first, more=rounds, scheduler=InOrder(), progress=progress, events=events, retries=retries,
+            slots=slots, claims=claims,
+        )  # fmt: skip
+    return rounds.finished
+
+
 def execute(
     plan: Plan,
     cells: Sequence[PlannedCell],
@@ -98,6 +126,7 @@ def execute(
     slots: Callable[[Resources], int] | int | None = None,
     trainable: type[CellTrainable] = CellTrainable,
     claims: Claims | None = None,
+    more: Callable[[], Sequence[PlannedCell]] | None = None,
 ) -> bool:
     """Run cells, whatever each of them asks for, as many side by side as fit. Returns False where some are left to run.
 
@@ -113,6 +142,7 @@ def execute(
         slots: at most so many at a time (with such resources), where less than fits.
         trainable: the actor that runs one-worker cells.
         claims: against other launches that have the same cells; what these are at work on is waited for.
+        more: asked for further cells when all before have ended; none: that was all.
     """
     provenance = collect()
     names = (f"simlap-{trainable.__name__}", "simlap-driver")
@@ -133,10 +163,11 @@ def execute(
         guard=plan.guard,
         claims=claims,
         packing=Packing((*plan.stages, *plan.cells)),
+        more=more,
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
     _fit(plan, feed, callback, scheduler, names[0])
-    states = [progress.cells[cell.cell_id] for cell in cells]
+    states = [*progress.cells.values()]
     while (
         feed.held and not any(cell.state in ("running", "interrupted") for cell in states) and _comes_free(plan, feed)
     ):
@@ -170,12 +201,14 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
 
 
 def _comes_free(plan: Plan, feed: CellFeed) -> bool:
-    """Wait for other launches until one has left something to be run (True), or nothing is held any more. Tune's own waiting
-    could not be interrupted."""
+    """Wait for other launches until one has left something to be run (True), or nothing is held any more: then whether more
+    cells may follow. Tune's own waiting could not be interrupted."""
     try:
         while not feed.reclaim():
-            if not feed.held or (plan.guard is not None and plan.guard.reached()):
+            if plan.guard is not None and plan.guard.reached():
                 return False
+            if not feed.held:
+                return feed.may_grow
             time.sleep(BEAT_S)
     except KeyboardInterrupt:
         return False
@@ -196,7 +229,9 @@ class _Spent(tune.Stopper):
 
 
 def settle(plan: Plan) -> None:
-    """Write the ends that an earlier launch decided on and did not live to write."""
+    """Write the ends that an earlier launch decided on and did not live to write. (A race's: `racelog.record_race`.)"""
+    if plan.racing is not None:
+        return
     for cell in plan.cells:
         if cell.action == "stopped" and cell.facts.state != "stopped":
             folder = cell_storage(plan.storage, cell.cell_id)

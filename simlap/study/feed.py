@@ -69,6 +69,7 @@ class CellFeed(SearchAlgorithm):
         guard: of the study's budget.
         claims: against other launches that have the same cells.
         packing: what is known of the memory that cells take.
+        more: asked for further cells when all before have ended; none: that was all.
     """
 
     def __init__(
@@ -83,8 +84,11 @@ class CellFeed(SearchAlgorithm):
         guard: BudgetGuard | None = None,
         claims: Claims | None = None,
         packing: Packing | None = None,
+        more: Callable[[], Sequence[PlannedCell]] | None = None,
     ) -> None:
         self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
+        self._more = more
+        self._given = 0
         self._trainables, self._head = trainables, head
         self._claims, self._packing = claims, packing or Packing()
         self.held: list[Attempt] = []
@@ -100,8 +104,12 @@ class CellFeed(SearchAlgorithm):
         self._looked = self._looked_at_held = time.monotonic()
         self.capacity = Capacity(nodes())
         self._storage: Any = None
-        for order, cell in enumerate(cells):
+        self._add(cells)
+
+    def _add(self, cells: Sequence[PlannedCell]) -> None:
+        for order, cell in enumerate(cells, start=self._given):
             self._queue(Attempt(order, cell, self._packing.share(cell)))
+        self._given += len(cells)
 
     def add_configurations(self, experiments: Any) -> None:
         """Tune's description of the run: where trials keep their files."""
@@ -111,6 +119,9 @@ class CellFeed(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for."""
+        if self._more is not None and not (self._finished or self._busy or self.attempts or self.held):
+            self._add(found := self._more())
+            self._more = self._more if found else None
         trial_id = str(Trial.generate_id())
         attempt = None if self._finished else self._claim(trial_id)
         if attempt is None:
@@ -134,7 +145,16 @@ class CellFeed(SearchAlgorithm):
 
     def is_finished(self) -> bool:
         """Also False while something runs: it may have to run again. What is held is not waited for here (`reclaim`)."""
-        return bool(self._finished or not (self._running or any(self._waiting.values())))
+        return bool(self._finished or not (self._busy or (self._more is not None and not self.held)))
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there may be more cells than were given so far."""
+        return self._more is not None
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._running or any(self._waiting.values()))
 
     def again(self, attempt: Attempt, *, larger: bool) -> None:
         """Run a cell once more, from where it stands now; before all that come after it in the plan."""

@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from simlap.errors import ConfigError
-from simlap.record.journal import read_cell
+from simlap.record.journal import read_cell, read_race
+from simlap.record.view import PAUSED
 from simlap.storage import Storage
 from simlap.study.events import segments
 from simlap.study.live import Failure, LiveArm, LiveCell, LiveStudy
@@ -85,6 +86,7 @@ class Follower:
         self._cells: dict[str, LiveCell] = {}
         self._where: dict[str, str] = {}
         arms = [LiveArm(arm["name"], [], baseline=arm["baseline"]) for arm in plan["arms"]]
+        self._protected = {arm["name"] for arm in plan["arms"] if arm["protected"]}
         stages: dict[str, LiveArm] = {}
         for stage in plan.get("stages", []):
             line = stages.setdefault(stage["name"], LiveArm(stage["name"], [], is_stage=True))
@@ -92,10 +94,11 @@ class Follower:
         for arm, planned in zip(arms, plan["arms"], strict=True):
             for cell in planned["cells"]:
                 self._add(arm, cell["cell_id"], cell["seed"], epochs)
-        self.study = LiveStudy(name, self._metric, [*stages.values(), *arms])
+        self.study = LiveStudy(name, self._metric, [*stages.values(), *arms], race=plan["scheduler"] == "race")
         begun = set(storage.list("cells"))
         for cell_id in self._cells.keys() & begun:
             self._refresh(cell_id)
+        self._read_race()
 
     def look(self) -> None:
         """Read what is new."""
@@ -104,6 +107,20 @@ class Follower:
             changed |= self._take(event)
         for cell_id in changed | {cell.cell_id for cell in self._cells.values() if cell.state == "running"}:
             self._refresh(cell_id)
+        if self._race_has_looked:
+            self._read_race()
+
+    def _read_race(self) -> None:
+        """The verdicts, and the cells that are not needed for others."""
+        self._race_has_looked = False
+        race = read_race(self.folder) if self.study.race else None
+        for line in self.study.arms if race is not None else ():
+            decision = race.decisions.get(line.name) if race is not None else None
+            line.verdict = decision.verdict if decision is not None and decision.leaves else ""
+            needless = race is not None and (race.over or (line.verdict and line.name not in self._protected))
+            for cell in line.cells:
+                if needless and cell.state == "waiting":
+                    cell.state = "spared"
 
     def _add(self, line: LiveArm, cell_id: str, seed: int, epochs: int) -> None:
         cell = self._cells.setdefault(cell_id, LiveCell(cell_id, seed, "waiting", 0, epochs, 1))
@@ -130,6 +147,7 @@ class Follower:
         if event["type"] in ("launch", "launch_ended"):
             self.running = event["type"] == "launch"
             return set()
+        self._race_has_looked |= event["type"] == "race_decision"
         cell_id = event.get("cell_id")
         if cell_id not in self._cells:
             return set()
@@ -141,7 +159,7 @@ class Follower:
 
     def _refresh(self, cell_id: str) -> None:
         cell, view = self._cells[cell_id], read_cell(self.storage, cell_id)
-        cell.state = "waiting" if view.state == "new" else view.state
+        cell.state = "waiting" if view.state == "new" else "paused" if view.reason == PAUSED else view.state
         cell.epoch = view.epoch
         cell.epochs = view.config.get("train", {}).get("epochs", cell.epochs)
         cell.devices = view.config.get("resources", {}).get("workers", 1)

@@ -29,7 +29,7 @@ class LiveCell:
     cell_id: str
     seed: int
     state: str
-    """waiting, running, interrupted, or one of `FINISHED`."""
+    """waiting, running, interrupted, paused (the race waits for others), spared (it does not need it), or one of `FINISHED`."""
     epoch: int
     epochs: int
     """Of a full run."""
@@ -51,6 +51,8 @@ class LiveArm:
     cells: list[LiveCell]
     baseline: bool = False
     is_stage: bool = False
+    verdict: str = ""
+    """The race's, once it is decided."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class LiveStudy:
     failures: list[Failure] = field(default_factory=list)
     budget_hours: float | None = None
     """Device-hours."""
+    race: bool = False
+    """Whether some of the cells may never be needed."""
 
     def render(self, width: int) -> RenderableType:
         """The table, the totals and the newest failures, in so many columns."""
@@ -111,13 +115,15 @@ class LiveStudy:
         """In a line."""
         cells = [cell for arm in self.arms for cell in arm.cells]
         counts = {state: sum(cell.state == state for cell in cells) for state in (*FINISHED, "running")}
-        parts = [f"{counts['done'] + counts['stopped']}/{len(cells)} cells"]
+        most = "at most " if self.race else ""
+        planned = sum(cell.state != "spared" for cell in cells)
+        parts = [f"{counts['done'] + counts['stopped']}/{most}{planned} cells"]
         parts += [f"{counts[state]} {state}" for state in ("running", "stopped", "failed") if counts[state]]
         hours = sum(map(_hours, cells))
         budget = "" if self.budget_hours is None else f" of {self.budget_hours:g}"
         parts.append(f"{hours:.2g}{budget} device-hours")
         if left := self.time_left():
-            parts.append(f"about {left} left")
+            parts.append(f"{most or 'about '}{left} left")
         return ", ".join(parts)
 
     def time_left(self) -> str:
@@ -132,6 +138,8 @@ def _row(arm: LiveArm, baseline: LiveArm | None) -> dict[str, str]:
     states = [f"{count[state]} {state}" for state in ("running", "failed", "stopped") if count[state]]
     if not states:
         states = ["done" if count["done"] == len(cells) else "interrupted" if count["interrupted"] else "waiting"]
+    if arm.verdict:
+        states = [arm.verdict, *([f"{count['running']} running"] if count["running"] else [])]
     stopped = sorted({cell.epoch for cell in cells if cell.state == "stopped"})
     hours = sum(map(_hours, cells))
     return {
@@ -179,7 +187,7 @@ def _seconds_per_epoch(cells: Iterable[LiveCell]) -> float | None:
 
 def _time_left(cells: Sequence[LiveCell], seconds_per_epoch: float | None) -> str:
     running = sum(cell.state == "running" for cell in cells)
-    left = sum(cell.epochs - cell.epoch for cell in cells if cell.state not in FINISHED)
+    left = sum(cell.epochs - cell.epoch for cell in cells if cell.state not in (*FINISHED, "spared"))
     if seconds_per_epoch is None or not running or not left:
         return ""
     seconds = seconds_per_epoch * left / running

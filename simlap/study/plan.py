@@ -6,13 +6,13 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simlap.config import Experiment
 from simlap.errors import ConfigError
 from simlap.record.code import code_of
-from simlap.record.journal import read_cell
-from simlap.record.view import CellView
+from simlap.record.journal import read_cell, read_track
+from simlap.record.view import CellView, EpochRow
 from simlap.storage import Storage
 from simlap.study.arms import Arm
 from simlap.study.budget import Budget, BudgetGuard, Spending, spending
@@ -26,14 +26,18 @@ from simlap.study.scheduling import Race
 from simlap.study.spec import Study
 from simlap.study.stages import Chain, Use, find_uses, needed_stages
 
-Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun"]
-"""`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew."""
+if TYPE_CHECKING:
+    from simlap.study.racing import Racing
+
+Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun", "spared"]
+"""`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew;
+`spared` is not needed by the race, begun or not."""
 SYMBOLS: dict[Action, str] = {
     "new": "+", "done": "=", "resume": ">", "evaluate": ">", "stopped": "=", "failed": "!", "given_up": "!", "stale": "~",
-    "rerun": "~",
+    "rerun": "~", "spared": ".",
 }  # fmt: skip
 """As `simlap plan` shows them; a stopped cell is done for this study."""
-_AT_REST = ("done", "stopped", "given_up", "stale")
+_AT_REST = ("done", "stopped", "given_up", "stale", "spared")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class PlannedCell:
     storage: Storage
     selected: bool = True
     """False where this launch is to leave it alone, whatever there is to do."""
+    until: int | None = None
+    """An epoch before the last at which it pauses, for the race to look at."""
+    perhaps: bool = False
+    """Whether it is run only if the race comes to need it."""
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -83,6 +91,11 @@ class PlannedCell:
         """Everything its journal says; read when it is first asked for."""
         evaluate = protocols(self.stage.experiment) if self.arm is not None else None
         return read_cell(self.storage, self.cell_id, seed=self.seed, evaluate=evaluate)
+
+    @cached_property
+    def track(self) -> tuple[list[EpochRow], int]:
+        """Its rows, and how many of its epochs are durable: what the race reads of many cells."""
+        return read_track(self.storage, self.cell_id)
 
     def reread(self) -> PlannedCell:
         """The cell as it is now; whoever asks this one for its view is told what it was."""
@@ -135,6 +148,8 @@ class Plan:
     """Asked before cells start and while they run, where the study has a budget."""
     held_back: int = 0
     """Cells that the budget's number of cells leaves for a larger one."""
+    racing: Racing | None = None
+    """Where the race stands, where the scheduler is one."""
     _by_arm: dict[str, list[PlannedCell]] = field(default_factory=dict)
 
     @property
@@ -183,11 +198,6 @@ class Plan:
 
 def make_plan(study: Study, storage: Storage, options: Options | None = None) -> Plan:
     """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
-    if isinstance(study.spec.scheduler, Race):
-        raise ConfigError(
-            "a race can be simulated (simlap simulate), but not yet be run", file=str(study.path), key="scheduler.kind",
-            value="race", choices=["none", "asha"],
-        )  # fmt: skip
     options = options or Options()
     study = with_seeds(study, options.seeds)
     check_reach(study)
@@ -195,7 +205,8 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
     folder = storage.child("studies", study.name)
     events = read_events(folder)
     scheduler = study.spec.scheduler
-    stopped = stopped_cells(events, scheduler.model_dump()) if scheduler.kind != "none" else {}
+    # what a race stops follows from what it decided, which is replayed
+    stopped = stopped_cells(events, scheduler.model_dump()) if scheduler.kind == "asha" else {}
     chains = _chains(study)
     uses = find_uses(chains)
     index = Index(storage, folder)
@@ -226,16 +237,17 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
                 stages[stage.cell_id] = replace(planned(chain, level), selected=True)
     budget = study.spec.budget
     spent = spending(events, index)
+    racing = None
+    if isinstance(scheduler, Race):
+        from simlap.study.racing import mark, stand  # scipy takes a while to import
+
+        racing = stand(study, cells)
+        cells = mark(racing, cells, uses.keys())
     cells, held_back = _within(cells, budget, spent)
-    needed = needed_stages([*cells, *stages.values()], storage)
-    cells = [_needed(cell) if cell.cell_id in needed else cell for cell in cells]
-    before = [
-        _needed(stage) if stage.cell_id in needed else _unneeded(stage)
-        for stage in sorted(stages.values(), key=lambda stage: stage.level)
-    ]
+    cells, before = _with_stages(cells, sorted(stages.values(), key=lambda stage: stage.level), storage)
     guard = BudgetGuard(budget, spent) if budget else None
     kept = kept_arms(read_plan(folder), study, cells)
-    return Plan(study, storage, cells, before, uses, kept, spent, index, guard, held_back)
+    return Plan(study, storage, cells, before, uses, kept, spent, index, guard, held_back, racing)
 
 
 def with_seeds(study: Study, seeds: int | None) -> Study:
@@ -352,9 +364,30 @@ def _action(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> A
             return "stopped" if stopped else "resume"
 
 
+def _with_stages(
+    cells: list[PlannedCell], stages: list[PlannedCell], storage: Storage
+) -> tuple[list[PlannedCell], list[PlannedCell]]:  # fmt: skip
+    """The cells and the stages, with what is to be done with those that others start from."""
+    everything = [*cells, *stages]
+    needed = needed_stages(everything, storage)
+    surely = needed
+    if any(cell.perhaps for cell in cells):  # what only these start from is needed perhaps, too
+        surely = needed_stages([replace(c, selected=c.selected and not c.perhaps) for c in everything], storage)
+
+    def now(cell: PlannedCell) -> PlannedCell:
+        alone = cell.arm is not None and cell.pending and not cell.perhaps
+        return replace(_needed(cell), perhaps=cell.cell_id not in surely and not alone)
+
+    return (
+        [now(cell) if cell.cell_id in needed else cell for cell in cells],
+        [now(stage) if stage.cell_id in needed else _unneeded(stage) for stage in stages],
+    )
+
+
 def _needed(stage: PlannedCell) -> PlannedCell:
     """A stage that something to be run starts from: it has to come to its end, asked for or not."""
-    return replace(stage, selected=True, action="failed" if stage.action == "given_up" else stage.action)
+    again: dict[Action, Action] = {"given_up": "failed", "spared": "new" if stage.facts.state == "new" else "resume"}
+    return replace(stage, selected=True, action=again.get(stage.action, stage.action))
 
 
 def _unneeded(stage: PlannedCell) -> PlannedCell:
@@ -372,7 +405,7 @@ def _within(
     room = budget.cells - len(spent.cells)
     result, held_back = [], 0
     for cell in cells:
-        if cell.pending and cell.cell_id not in spent.cells:
+        if cell.pending and not cell.perhaps and cell.cell_id not in spent.cells:
             room -= 1
             if room < 0:
                 held_back += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +14,9 @@ from rich.text import Text
 
 from simlap.study.live import FINISHED, Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.plan import Plan, PlannedCell
+
+if TYPE_CHECKING:
+    from simlap.study.racing import Racing
 
 _DEFAULT_STORAGE = "runs"
 
@@ -46,7 +51,9 @@ class Progress:
             self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
             line.cells.append(cell)
         budget_hours = plan.guard.budget.device_hours if plan.guard else None
-        self.study = LiveStudy(plan.study.name, self.metric, [*lines.values()], budget_hours=budget_hours)
+        race = plan.racing is not None
+        self.study = LiveStudy(plan.study.name, self.metric, [*lines.values()], budget_hours=budget_hours, race=race)
+        self._lines = lines
         self._pending = {cell.cell_id for cell in plan.pending}
         self._finished = 0
         self._live = (
@@ -109,7 +116,29 @@ class Progress:
             value = f"{self.metric} {cell.values[max(cell.values)]:.4f}" if cell.values else ""
             left = self.study.time_left()
             line = f"{state:<8} {self._where(cell_id):<42} epoch {cell.epoch:>3}  {value}  "
-            self._say(Text(line + f"[{self._finished}/{len(self._pending)}" + (f", {left} left]" if left else "]")))
+            most = "at most " if self.study.race else ""
+            left = f", {most}{left} left]" if left else "]"
+            self._say(Text(line + f"[{self._finished}/{most}{len(self._pending)}{left}"))
+
+    def decided(self, racing: Racing, cells: Sequence[PlannedCell], stopped: Sequence[PlannedCell]) -> None:
+        """A race has looked.
+
+        Args:
+            racing: where it stands.
+            cells: of the arms, as it has marked them.
+            stopped: those that were stopped just now.
+        """
+        for arm, decision in racing.standing.verdicts.items():
+            if not self._lines[arm].verdict:
+                self._lines[arm].verdict = decision.verdict
+                if self._live is None:
+                    self._say(Text(f"{decision.verdict:<8} {arm}  {decision.reason}"))
+        for cell in stopped:
+            self.ended(cell.cell_id, "stopped")
+        for cell in cells:
+            if cell.action == "spared":
+                self.cells[cell.cell_id].state = "spared"
+                self._pending.discard(cell.cell_id)
 
     def _say(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True)
@@ -137,4 +166,6 @@ def _state(planned: PlannedCell) -> str:
     """As a cell stands before anything is run."""
     if planned.pending:
         return "waiting"
+    if planned.action == "spared":
+        return "spared"
     return planned.facts.state if planned.facts.state in FINISHED else "waiting"

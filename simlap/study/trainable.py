@@ -43,6 +43,7 @@ def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], reso
         plan.storage.uri,
         told,
         cell.start,
+        cell.until,
     )
     return {
         "cell_id": cell.cell_id,
@@ -79,7 +80,7 @@ class CellTrainable(tune.Trainable):
         gpu = config["cell"]["gpus"] > 0 and torch.cuda.is_available()
         self._metric = config["cell"]["metric"]
         self._last = config["cell"]["last"]
-        self._total = config["cell"]["epochs"]
+        self._end = config["cell"]["epochs"] if task.until is None else task.until
         self._cell_id = task.cell_id
         cell = cell_storage(Storage(task.storage), task.cell_id)
         self._printed = CellLog(cell, next_attempt(cell)).__enter__()  # until the cell is left
@@ -103,9 +104,9 @@ class CellTrainable(tune.Trainable):
         if self._metric in progress.metrics:
             self._last = progress.metrics[self._metric]
         seconds = progress.metrics.get("time/epoch_s")
-        if progress.epoch == self._total and not progress.finished:
-            progress = next(self._epochs)
-        result = {"cell_id": self._cell_id, "epoch": progress.epoch, "done": progress.finished}
+        if progress.epoch >= self._end and not (progress.finished or progress.stopped):
+            progress = next(self._epochs)  # what it does at its end, where it evaluates or pauses
+        result = {"cell_id": self._cell_id, "epoch": progress.epoch, "done": progress.finished or progress.stopped}
         if seconds is not None:
             result["time/epoch_s"] = seconds
         if self._last is not None:

@@ -77,6 +77,9 @@ class StudyCallback(tune.Callback):
             persist(lambda: self.events.write("cell_stopped", scheduler=settings, **fields))
             persist(lambda: self._end(attempt, "stopped", view.epoch, reason))
             self.progress.ended(cell.cell_id, "stopped")
+        elif cell.until is not None and view.durable_epoch >= cell.until:
+            persist(lambda: self.events.write("cell_paused", **cell.place, epoch=view.epoch))
+            self.progress.ended(cell.cell_id, "paused")
         else:
             # Tune was told to stop: the cell goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")

@@ -58,6 +58,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     known_evaluations: frozenset[str] = frozenset(),
     start: Mapping[str, Tensor] | None = None,
+    until: int | None = None,
 ) -> Iterator[Progress]:
     """Train from the newest checkpoint to the last epoch, then evaluate on the test split.
 
@@ -74,6 +75,7 @@ def fit(
         stop: whether to stop, asked on every worker; one that says so is enough.
         known_evaluations: ids of final evaluations that need not be repeated.
         start: backbone weights that a fresh run starts from (see `build`); where a checkpoint exists, that counts.
+        until: an epoch before the last, at whose end the run saves its state and yields `stopped`; to be resumed like any other.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
@@ -87,7 +89,7 @@ def fit(
     reporter.start(state.epoch, state.step)
     saver = Saver(store if world.rank == 0 else None, checkpoint)
     try:
-        yield from _train(state, splits, saver, reporter, Stopping(world, stop), known_evaluations)
+        yield from _train(state, splits, saver, reporter, Stopping(world, stop), known_evaluations, until)
     finally:
         saver.close()
 
@@ -99,10 +101,12 @@ def _train(
     reporter: Reporter,
     stop: Stopping,
     known_evaluations: frozenset[str],
+    until: int | None,
 ) -> Iterator[Progress]:
     experiment, world, epochs = state.experiment, state.world, state.experiment.train.epochs
+    last = epochs if until is None else min(until, epochs)
     evaluator = Evaluator(state.evaluated, splits, world, experiment)
-    while state.epoch < epochs:
+    while state.epoch < last:
         started, first_step = time.perf_counter(), state.step
         if not train_epoch(state, stop):
             if experiment.checkpoint.on_stop:
@@ -122,11 +126,14 @@ def _train(
             "time/images_per_s": (state.loader.steps_per_epoch - first_step) * rows / (trained - started),
         }
         reporter.epoch(state.epoch, metrics)
-        if state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == epochs:
+        if state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == last:
             saver.save(state.snapshot())
         yield Progress(state.epoch, metrics, checkpoint=saver.newest())
     stop.finish()
     checkpoint = saver.wait()
+    if state.epoch < epochs:
+        yield Progress(state.epoch, {}, stopped=True, checkpoint=checkpoint)
+        return
     final = _final_evaluation(state, evaluator, reporter, checkpoint, known_evaluations)
     yield Progress(state.epoch, final, finished=True, checkpoint=checkpoint)
 

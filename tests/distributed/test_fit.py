@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,11 @@ def work(rank: int, world_size: int, directory: str) -> list[str]:
     assert half.stopped
     torch.distributed.barrier()
     *_, rest = run_cell(task(Path(directory, "parts")), world)
-    return ["finished" if progress.finished else "" for progress in (whole, rest)]
+    *_, paused = run_cell(replace(task(Path(directory, "paused")), until=1), world)
+    assert (paused.stopped, paused.epoch) == (True, 1)
+    torch.distributed.barrier()
+    *_, after = run_cell(task(Path(directory, "paused")), world)
+    return ["finished" if progress.finished else "" for progress in (whole, rest, after)]
 
 
 Numbers = tuple[list[dict[str, float]], dict[str, Any], dict[str, torch.Tensor]]
@@ -62,13 +66,14 @@ def numbers(storage: Path) -> Numbers:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fit")
     ends = run_workers(work, 2, tmp_path_factory.mktemp("workers"), str(folder))
-    assert ends == [["finished", "finished"]] * 2
+    assert ends == [["finished"] * 3] * 2
     return folder
 
 
-def test_two_workers_resume_bit_for_bit(folder: Path) -> None:
+@pytest.mark.parametrize("how", ["parts", "paused"])
+def test_two_workers_resume_bit_for_bit(folder: Path, how: str) -> None:
     rows, result, model = numbers(folder / "whole")
-    again_rows, again_result, again_model = numbers(folder / "parts")
+    again_rows, again_result, again_model = numbers(folder / how)
     assert again_rows == rows
     assert again_result == result
     assert all(torch.equal(model[name], again_model[name]) for name in model)

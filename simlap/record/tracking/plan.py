@@ -122,6 +122,7 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
         "mlflow.note.content": arm_note(study, arm),
         "mlflow.runColor": colour,
         **_source(study.command, study.provenance),
+        **_decided(study, arm),
     }
     # the page shows every digit; all of them are in the artefact report/summary.json
     numbers = {key: float(f"{value:.5g}") for key, value in summary.items() if isinstance(value, int | float)}
@@ -130,6 +131,15 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
         single=finite(numbers),
     )  # fmt: skip
+
+
+def _decided(study: StudyView, arm: ArmView) -> dict[str, str]:
+    """What a race has decided about an arm."""
+    decision = study.race.decisions.get(arm.name) if study.race is not None else None
+    if decision is None:
+        return {}
+    verdict = decision.verdict if decision.leaves else "not decided yet"
+    return {"simlap.verdict": verdict, "simlap.reason": decision.reason, "simlap.seeds_used": str(decision.seeds)}
 
 
 def _plan_stage(study: StudyView, stage: StageView, describe: Callable[[str], str]) -> RunPlan:

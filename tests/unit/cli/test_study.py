@@ -89,16 +89,20 @@ def test_a_plan_of_a_fraction_tells_what_is_confounded(
     assert "  a is not told from -b*c" in lines
 
 
-def test_a_race_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_of_a_race_promises_the_first_look_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
     (tmp_path / "study.yaml").write_text(STUDY.replace("seeds: 2", "seeds: 6\nscheduler: {kind: race}"))
     monkeypatch.chdir(tmp_path)
-    for command in ("plan", "ablate"):
-        monkeypatch.setattr(sys, "argv", ["simlap", command, "study.yaml"])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == cli.WRONG_INPUT
-        assert "study.yaml: scheduler.kind: a race can be simulated" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OK
+    printed = capsys.readouterr().out
+    assert "++++??" in printed
+    assert "12 of 18 cells to run now (36 epochs), up to 6 more if the race needs them" in printed
+    assert "? if the race needs it" in printed
 
 
 def test_a_report_that_cannot_be_written(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from simlap.config import evaluation_id, yaml
 from simlap.record.code import code_hash
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
@@ -10,7 +12,14 @@ from simlap.study.plan import PlannedCell
 EPOCH_S = 0.5
 
 
-def pretend(cell: PlannedCell, state: str = "done", epoch: int | None = None, *, code: str | None = None) -> None:
+def pretend(
+    cell: PlannedCell,
+    state: str = "done",
+    epoch: int | None = None,
+    *,
+    code: str | None = None,
+    values: Callable[[int], float] | None = None,
+) -> None:
     """Write what an attempt that came to this end leaves.
 
     Args:
@@ -18,6 +27,7 @@ def pretend(cell: PlannedCell, state: str = "done", epoch: int | None = None, *,
         state: how it ends; `running`: killed without a word.
         epoch: how far it comes (default: to the end where it is done, one epoch on elsewhere).
         code: hash of the code that ran it (default: today's).
+        values: of the validation metric by epoch (default: one for all, by the cell's id).
     """
     folder = cell_storage(cell.storage, cell.cell_id)
     total = cell.stage.experiment.train.epochs
@@ -29,7 +39,11 @@ def pretend(cell: PlannedCell, state: str = "done", epoch: int | None = None, *,
         folder.write_json("provenance.json", {"code": code or code_hash(), "world_size": 1})
     value = 0.9 + 0.001 * (int(cell.cell_id[:4], 16) % 20)
     rows = [
-        {"type": "metrics", "epoch": e, "metrics": {"val/probe_top1": value, "time/epoch_s": EPOCH_S}}
+        {
+            "type": "metrics",
+            "epoch": e,
+            "metrics": {"val/probe_top1": values(e) if values else value, "time/epoch_s": EPOCH_S},
+        }
         for e in range(begun + 1, epoch + 1)
     ]
     journal.write({"type": "start", "from_epoch": begun, "from_step": 0, "provenance": {}}, *rows)
@@ -47,5 +61,7 @@ def pretend(cell: PlannedCell, state: str = "done", epoch: int | None = None, *,
                 "checkpoint": {"path": "checkpoints/x", "sha256": cell.cell_id},
             },
         )
+    if state == "interrupted":
+        folder.write_json(f"checkpoints/epoch-{epoch:05d}-x/manifest.json", {})
     if state != "running":
         journal.end(state, epoch, reason="boom" if state == "failed" else None)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ class Recording(CellTrainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         number = int(config["cell"]["task"]["cell_id"].removeprefix("cell-"))
-        self._metric, self._last, self._total, self._cell_id = "m", None, 1, f"cell-{number}"
+        self._metric, self._last, self._end, self._cell_id = "m", None, 1, f"cell-{number}"
 
         def epochs() -> Generator[Progress]:
             Path(config["folder"], f"{number}-{os.getpid()}").touch()
@@ -87,6 +87,22 @@ def test_one_actor_runs_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None
     assert actor.step()["cell_id"] == "cell-1"
     assert ran == ["cell-0", "cell-1"]
     actor.cleanup()
+
+
+def test_a_cell_that_pauses_ends_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_cell(task: Any, world: Any) -> Generator[Progress]:
+        for epoch in range(1, task.until + 1):
+            yield Progress(epoch, {"m": epoch / 4})
+        yield Progress(task.until, {}, stopped=True)
+
+    monkeypatch.setattr(trainable, "run_cell", run_cell)
+    config = _config(0)
+    config["cell"]["epochs"] = 9
+    config["cell"]["task"]["until"] = 2
+    actor = CellTrainable.__new__(CellTrainable)
+    actor.setup(config)
+    assert actor.step() == {"cell_id": "cell-0", "epoch": 1, "done": False, "m": 0.25}
+    assert actor.step() == {"cell_id": "cell-0", "epoch": 2, "done": True, "m": 0.5}
 
 
 def test_the_cell_before_is_left_in_order(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simlap.record.journal import cell_storage, read_cell, read_result, read_rows
+from simlap.record.view import PAUSED
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore
@@ -87,6 +88,21 @@ def test_rare_checkpoints_replay_epochs_and_count_them_once(tmp_path: Path, undi
     assert outcome(tmp_path) == undisturbed
     starts = [row["from_epoch"] for row in read_rows(cell_storage(Storage(tmp_path), "c")) if row["type"] == "start"]
     assert starts == [0, 0]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_paused_at_an_epoch(tmp_path: Path, undisturbed: dict[str, Any], every: int) -> None:
+    """It stands at the end of that epoch, durable and not evaluated; asked again to come there it does nothing."""
+    ours = task(tmp_path, checkpoint__every_epochs=every)
+    for _ in range(2):
+        *_, last = run_cell(replace(ours, until=2), World())
+        assert (last.epoch, last.stopped, last.finished) == (2, True, False)
+        view = read_cell(Storage(tmp_path), "c")
+        assert (view.state, view.epoch, view.durable_epoch, view.reason) == ("interrupted", 2, 2, PAUSED)
+        assert not cell_storage(Storage(tmp_path), "c").exists("result.json")
+    *_, last = run_cell(ours, World())
+    assert last.finished
+    assert outcome(tmp_path) == undisturbed
 
 
 def test_a_finished_run_is_only_evaluated(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
