@@ -15,6 +15,7 @@ from simlap.report.answer import Notice, Sentence, notices, sentences
 from simlap.report.compare import Comparison, Effect, compare_to_baseline, simple_effects
 from simlap.report.html import html_page
 from simlap.report.tables import ArmRow, arm_rows, latex_table, markdown_table, rich_table, summary
+from simlap.report.tuned import markdown_tuned, rich_tuned, summary_tuned
 from simlap.storage import Storage
 
 Format = Literal["html", "md", "latex"]
@@ -68,13 +69,16 @@ def write_report(study: StudyView, storage: Storage, folder: str = "report") -> 
 
 def summary_of(report: Report) -> dict[str, Any]:
     """What `summary.json` holds."""
-    return summary(report.study, report.rows, markdown_table(report.study, report.rows))
+    found = summary(report.study, report.rows, markdown_table(report.study, report.rows))
+    return {**found, "tuned": tuned} if (tuned := summary_tuned(report.study)) else found
 
 
 def print_report(study: StudyView, console: Console) -> None:
     """Table, answer and warnings in the terminal."""
     report = build(study)
     console.print(rich_table(report.study, report.rows))
+    if (tuned := rich_tuned(study)) is not None:
+        console.print(tuned)
     if report.sentences:
         console.print("[bold]Answer[/]")
     for sentence in report.sentences:
@@ -94,6 +98,7 @@ def _markdown(report: Report) -> str:
     parts += [f"- {sentence.text}" for sentence in report.sentences] or ["There is nothing to compare."]
     parts += ["", "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted.", ""]
     parts += ["## Arms", "", markdown_table(study, report.rows)]
+    parts += markdown_tuned(study)
     if report.notices:
         parts += ["## Before you rely on it", ""]
         for notice in report.notices:

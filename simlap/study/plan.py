@@ -22,8 +22,11 @@ from simlap.study.events import read_events, stopped_cells
 from simlap.study.index import CellFacts, Index, Wanted, read_facts
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
+from simlap.study.searches import kept_trials
 from simlap.study.spec import Study
 from simlap.study.stages import Chain, Use, find_uses, needed_stages
+from simlap.study.trials import find_trials, known_cells, later_cells
+from simlap.study.tuned import Tuning, tune
 
 Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun"]
 """`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew."""
@@ -72,6 +75,10 @@ class PlannedCell:
     storage: Storage
     selected: bool = True
     """False where this launch is to leave it alone, whatever there is to do."""
+    trial: int | None = None
+    """Its number, where it is a trial of a search."""
+    is_later: bool = False
+    """Whether it only stands for one that is not known yet, and whose id is not this one's."""
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -111,7 +118,8 @@ class PlannedCell:
     @property
     def place(self) -> dict[str, Any]:
         """What events call it."""
-        return {"cell_id": self.cell_id, ("arm" if self.arm else "stage"): self.line}
+        kind = "stage" if self.arm is None else "arm" if self.trial is None else "search"
+        return {"cell_id": self.cell_id, kind: self.line} | ({} if self.trial is None else {"trial": self.trial})
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,24 @@ class Plan:
     """Asked before cells start and while they run, where the study has a budget."""
     held_back: int = 0
     """Cells that the budget's number of cells leaves for a larger one."""
+    tuning: Tuning | None = None
+    """What the study's searches have come to. Arms whose values they still have to find have no cells yet."""
+    trials: list[PlannedCell] = field(default_factory=list)
+    """Of searches, as far as they are known: the next ones depend on the results of these."""
+    later: list[PlannedCell] = field(default_factory=list)
+    """Stand for the trials and the arms' cells that are not known yet: they can be counted, and nothing else."""
+    kept_trials: list[dict[str, Any]] = field(default_factory=list)
+    """`cell_id` and `seed` of trials that earlier versions of the file had."""
     _by_arm: dict[str, list[PlannedCell]] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[PlannedCell]:
-        return [cell for cell in (*self.stages, *self.cells) if cell.pending]
+        return [cell for cell in (*self.stages, *self.trials, *self.cells) if cell.pending]
+
+    @property
+    def everything(self) -> list[PlannedCell]:
+        """All that the study runs, known or not."""
+        return [*self.stages, *self.trials, *self.cells, *self.later]
 
     @property
     def removed(self) -> list[str]:
@@ -150,7 +171,7 @@ class Plan:
         if not self._by_arm:
             for cell in self.cells:
                 self._by_arm.setdefault(cell.line, []).append(cell)
-        return self._by_arm[arm.name]
+        return self._by_arm.get(arm.name, [])
 
     def waves(self) -> list[list[PlannedCell]]:
         """The pending stages in the order in which they have to run: each wave needs only those before it."""
@@ -172,7 +193,7 @@ class Plan:
 
     def device_hours(self) -> float | None:
         """Estimate for what is pending from the epochs run so far; None where nothing has run yet."""
-        return device_hours([*self.stages, *self.cells]).total
+        return device_hours(self.everything).total
 
     def save(self) -> None:
         """Write `plan.json`, from which views of the study are read, and the index."""
@@ -180,8 +201,17 @@ class Plan:
         self.index.save()
 
 
-def make_plan(study: Study, storage: Storage, options: Options | None = None) -> Plan:
-    """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
+def make_plan(
+    study: Study, storage: Storage, options: Options | None = None, *, tried: frozenset[str] = frozenset()
+) -> Plan:
+    """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing.
+
+    Args:
+        study: as its file has it.
+        storage: where its cells are.
+        options: what the launch is asked for.
+        tried: cells that this launch has run: those that failed are not tried again.
+    """
     if isinstance(study.spec.scheduler, Race):
         raise ConfigError(
             "a race can be simulated (simlap simulate), but not yet be run", file=str(study.path), key="scheduler.kind",
@@ -189,16 +219,20 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         )  # fmt: skip
     options = options or Options()
     study = with_seeds(study, options.seeds)
-    only = _only(study, options.only)
+    chosen = _only(study, options.only)
+    only = {arm.name for arm in study.arms if id(arm) in chosen}
     folder = storage.child("studies", study.name)
     events = read_events(folder)
     scheduler = study.spec.scheduler
     stopped = stopped_cells(events, scheduler.model_dump()) if scheduler.kind != "none" else {}
-    chains = _chains(study)
-    uses = find_uses(chains)
     index = Index(storage, folder)
-    facts = _facts(index, chains)
-    stale = _stale(chains, facts)
+    tuning = tune(study, lambda chains: known_cells(index, chains, study.spec.metric.name, options, tried))
+    study = tuning.study
+    trials = find_trials(tuning, only)
+    chains = [*(trial.chain for trial in trials.values()), *_chains(study, tuning.ready)]
+    uses = find_uses(chains)
+    facts = facts_of(index, chains)
+    stale = stale_cells(chains, facts)
     own = {chain.stages[-1].cell_id for chain in chains}
 
     def planned(chain: Chain, level: int) -> PlannedCell:
@@ -207,16 +241,20 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         known = facts[stage.cell_id]
         # others start from a stage's end, so it has to come to one
         protected = arm is None or arm.protected or stage.cell_id in uses
-        action = _action(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        trial = trials.get(stage.cell_id) if arm is not None else None
+        action = action_of(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        if action == "failed" and stage.cell_id in tried:
+            action = "given_up"
         if arm is None and action == "evaluate":
             action = "done"  # only its weights are asked for
         return PlannedCell(
-            stage.cell_id, chain.seed, arm.name if arm else uses[stage.cell_id].name,
+            stage.cell_id, chain.seed, trial.line if trial else arm.name if arm else uses[stage.cell_id].name,
             f"{study.name}/{arm.name}" if arm else stage.checked.experiment.name,
-            arm, stage.checked, action, known, stage.start, level, storage, selected=id(chain.arm) in only,
+            arm, stage.checked, action, known, stage.start, level, storage,
+            selected=trial.selected if trial else chain.arm.name in only, trial=trial.number if trial else None,
         )  # fmt: skip
 
-    cells = [planned(chain, len(chain.stages) - 1) for chain in chains]
+    cells = [planned(chain, len(chain.stages) - 1) for chain in chains]  # those of trials first
     stages: dict[str, PlannedCell] = {}
     for chain in chains:
         for level, stage in enumerate(chain.stages[:-1]):
@@ -232,8 +270,13 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         for stage in sorted(stages.values(), key=lambda stage: stage.level)
     ]
     guard = BudgetGuard(budget, spent) if budget else None
-    kept = kept_arms(read_plan(folder), study, cells)
-    return Plan(study, storage, cells, before, uses, kept, spent, index, guard, held_back)
+    own_trials, own_cells = cells[: len(trials)], cells[len(trials) :]
+    earlier = read_plan(folder)
+    kept = kept_arms(earlier, study, own_cells)
+    return Plan(
+        study, storage, own_cells, before, uses, kept, spent, index, guard, held_back, tuning, own_trials,
+        later_cells(tuning, storage, only), kept_trials(earlier, own_trials),
+    )  # fmt: skip
 
 
 def with_seeds(study: Study, seeds: int | None) -> Study:
@@ -279,13 +322,13 @@ def _only(study: Study, patterns: Sequence[str]) -> set[int]:
     return chosen
 
 
-def _chains(study: Study) -> list[Chain]:
-    """The stages of every cell, checked and named."""
-    checked = check_arms(study.arms, str(study.path))
+def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
+    """The stages of every cell of these arms, checked and named."""
+    checked = check_arms(arms, str(study.path))
     seen: dict[str, str] = {}
     chains = []
     for number, seed in enumerate(study.spec.seed_list()):
-        for arm, stages in zip(study.arms, checked, strict=True):
+        for arm, stages in zip(arms, checked, strict=True):
             named = name_stages(stages, seed)
             identity = named[-1].cell_id
             if number == 0 and identity in seen:  # for one seed, and so for all
@@ -299,7 +342,8 @@ def _chains(study: Study) -> list[Chain]:
     return chains
 
 
-def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
+def facts_of(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
+    """What is known of every stage of these cells, by id."""
     wanted: dict[str, Wanted] = {}
     made: dict[int, Wanted] = {}  # one for all that share their protocols, which the chains hold
     for last in (False, True):  # where a stage is an arm too, the arm's protocols are wanted
@@ -312,7 +356,7 @@ def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
     return index.facts(wanted)
 
 
-def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
+def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     """Finished cells that other code computed, or that started from one of them."""
     code = code_hash()
     stale: set[str] = set()
@@ -324,7 +368,15 @@ def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     return stale
 
 
-def _action(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
+def action_of(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
+    """What is to be done with a cell.
+
+    Args:
+        facts: what is known of it.
+        stopped: by the study's scheduler, which may stop it.
+        stale: finished by other code.
+        options: what the launch is asked for.
+    """
     match facts.state:
         case "new":
             return "new"
