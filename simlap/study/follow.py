@@ -98,7 +98,7 @@ class Follower:
             line = stages.setdefault(stage["name"], LiveArm(stage["name"], [], is_stage=True))
             self._add(line, stage["cell_id"], stage["seed"], epochs)
         for search in plan.get("searches", []):
-            line = stages.setdefault(search["name"], LiveArm(search["name"], [], is_stage=True))
+            line = stages.setdefault(search["name"], LiveArm(search["name"], [], is_search=True))
             for cell in trial_cells({"searches": [search]}):
                 self._add(line, cell["cell_id"], cell["seed"], epochs)
             seeds = max((len(trial["cells"]) for trial in search["trials"]), default=1)

@@ -57,11 +57,12 @@ class Progress:
         known, self.cells = self.cells, {}
         lines: dict[str, LiveArm] = {}
         for planned in plan.everything:
-            arm = planned.arm
-            is_stage = arm is None or planned.trial is not None
-            line = lines.setdefault(
-                planned.line, LiveArm(planned.line, [], baseline=not is_stage and arm is not None and arm.baseline, is_stage=is_stage)
+            arm, is_search = planned.arm, planned.trial is not None
+            fresh = LiveArm(
+                planned.line, [], baseline=arm is not None and arm.baseline and not is_search, is_stage=arm is None,
+                is_search=is_search,
             )  # fmt: skip
+            line = lines.setdefault(planned.line, fresh)
             cell = known.get(planned.cell_id) or self._cell(planned)
             self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
             line.cells.append(cell)
@@ -124,7 +125,8 @@ class Progress:
 
     def _where(self, cell_id: str) -> str:
         planned = self._planned[cell_id]
-        return f"{planned.line} · seed {planned.seed}"
+        trial = "" if planned.trial is None else f" · trial {planned.trial}"
+        return f"{planned.line}{trial} · seed {planned.seed}"
 
     def _failed(self, cell_id: str, kind: str, reason: str, *, again: bool) -> None:
         self.study.failures.append(Failure(self._where(cell_id), cell_id, kind, reason, again))
