@@ -47,7 +47,9 @@ def rich_tuned(study: StudyView) -> Table | None:
     found = tuned_table(study)
     if found is None:
         return None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=TITLE, title_justify="left", title_style="bold")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=TITLE, title_justify="left", title_style="bold"
+    )
     for i, head in enumerate(found.head):
         table.add_column(rich_escape(head), overflow="fold", justify="left" if i == 0 else "right")
     for row in found.rows:

@@ -1,8 +1,8 @@
 """What takes room and is needed by no study: found first, deleted only when asked to.
 
-Needed are the cells, stages and trials of every study as it was last applied, those of arms that it has no more (they are kept), and of
-each finished run the checkpoint that its result names; of any other run, all of its checkpoints. Runs that `simlap run` began
-belong to nobody's study and are left alone.
+Needed are the cells, stages and trials of every study as it was last applied, those that it has no more (they are kept), and
+of each finished run the checkpoint that its result names; of any other run, all of its checkpoints. Runs that `simlap run`
+began belong to nobody's study and are left alone.
 """
 
 from __future__ import annotations

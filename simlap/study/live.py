@@ -141,7 +141,9 @@ def _row(arm: LiveArm, baseline: LiveArm | None) -> dict[str, str]:
         "seeds": f"{count['done']}/{len(cells)}",
         "state": ", ".join(states),
         "value": "" if arm.is_search else _value(cells),
-        "change": "" if baseline is None or arm is baseline or arm.is_stage or arm.is_search else _change(cells, baseline.cells),
+        "change": ""
+        if baseline is None or arm is baseline or arm.is_stage or arm.is_search
+        else _change(cells, baseline.cells),
         "stopped at": f"{stopped[0]}–{stopped[-1]}" if len(stopped) > 1 else "".join(map(str, stopped)),
         "left": _time_left(cells, _seconds_per_epoch(cells)) if count["running"] else "",
         "hours": f"{hours:.2g}" if hours else "",

@@ -79,9 +79,9 @@ class Search(Strict):
     batch: Count = 4
     """So many trials are chosen at a time; the next ones when the results of all of them are known."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """Optuna's tree-structured Parzen estimator, which draws its first 10 results at random, or all at random."""
+    """Optuna's tree-structured Parzen estimator, which draws at random until 10 trials have a value; or all at random."""
     seeds: Count = 1
-    """A trial's value is the mean over so many seeds. They are the same ones for all trials, and never seeds of the comparison."""
+    """A trial's value is the mean over so many seeds: the same ones for all trials, and never seeds of the comparison."""
     epochs: Count | None = None
     """Of a trial (default: those of the arm)."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -114,7 +114,9 @@ class Tuner:
     def experiment(self, arm: Arm, values: Mapping[str, Value], *, epochs: int | None = None) -> Experiment:
         """The arm's experiment with these values at the searched places. Raises ConfigError."""
         changes = [
-            (searched.path, searched.config_value(values[name])) for name, searched in self.space(arm).items() if name in values
+            (searched.path, searched.config_value(values[name]))
+            for name, searched in self.space(arm).items()
+            if name in values
         ]
         if epochs is not None:
             changes.append(("train.epochs", epochs))
@@ -125,7 +127,9 @@ class Tuner:
     def corners(self, arm: Arm) -> list[Values]:
         """Choices that together have both ends of every range, and every level."""
         sides = {
-            name: [*searched.named()] if searched.range is None else [_end(searched.range, "low"), _end(searched.range, "high")]
+            name: [*searched.named()]
+            if searched.range is None
+            else [_end(searched.range, "low"), _end(searched.range, "high")]
             for name, searched in self.space(arm).items()
         }
         most = max(map(len, sides.values()), default=0)
@@ -146,13 +150,19 @@ def make_tuner(spec: StudySpec, arms: list[Arm], path: Path) -> Tuner | None:
         if reason := refused(searched.path):
             raise ConfigError(f"cannot be searched for: {reason}", file=file, key=f"{key}.path", value=searched.path)
         if spec.search.epochs is not None and place(searched.path) == "train.epochs":
-            raise ConfigError("cannot be searched for beside search.epochs", file=file, key=f"{key}.path", value=searched.path)
+            raise ConfigError(
+                "cannot be searched for beside search.epochs", file=file, key=f"{key}.path", value=searched.path
+            )
         conditions[name] = {}
         for other, wanted in (searched.when or {}).items():
             names.known(other, f"{key}.when")
             values = wanted if isinstance(wanted, list) else [wanted]
             if not values:
-                raise ConfigError("an empty list means that it is never searched for; name a level", file=file, key=f"{key}.when.{other}")
+                raise ConfigError(
+                    "an empty list means that it is never searched for; name a level",
+                    file=file,
+                    key=f"{key}.when.{other}",
+                )
             conditions[name][other] = frozenset(names.level(other, value, f"{key}.when.{other}") for value in values)
     tuner = Tuner(spec.search, conditions, spec, path)
     _check_arms(tuner, arms, file)

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from simlap.study.tuned import ArmSearch
 
 
+def searches(plan: Plan) -> list[ArmSearch]:
+    """The searches of a plan."""
+    return plan.tuning.searches if plan.tuning else []
+
+
 def saved_searches(plan: Plan) -> list[dict[str, Any]]:
     """Each search with its trials, and the arms that have their values from it."""
     tuning = plan.tuning

@@ -9,7 +9,7 @@ from typing import Any
 from simlap.study.events import EventLog, read_events
 from simlap.study.plan import Options, Plan, make_plan
 from simlap.study.scheduling import NoScheduler
-from simlap.study.searches import decisions
+from simlap.study.searches import decisions, searches
 from simlap.study.spec import Study
 from simlap.study.stale import discard, to_rerun
 from simlap.study.watch import persist
@@ -36,12 +36,12 @@ def run_searches(
         replanned: told of each new plan.
         events: of the study.
     """
-    if plan.tuning is None or not plan.tuning.searches:
+    if not searches(plan):
         return plan, True
     folder = plan.storage.child("studies", study.name)
     written = {event["arm"]: _facts(event) for event in read_events(folder) if event["type"] == "search_decision"}
     tried: set[str] = set()
-    while plan.tuning is not None:
+    while True:
         for decision in decisions(plan):
             if written.get(decision["arm"]) != decision:
                 written[decision["arm"]] = decision
@@ -49,7 +49,7 @@ def run_searches(
         pending = [cell for cell in plan.trials if cell.pending]
         if not pending:
             return plan, True
-        asked = {search.line: len(search.trials) for search in plan.tuning.searches if not search.over}
+        asked = {search.line: len(search.trials) for search in searches(plan) if not search.over}
         persist(lambda asked=asked: events.write("search_asked", trials=asked))  # type: ignore[misc]
         if not run(_trials_only(plan)):
             return plan, False
@@ -57,7 +57,6 @@ def run_searches(
         plan = _again(plan, study, options, frozenset(tried))
         plan.save()
         replanned(plan)
-    return plan, True
 
 
 def _again(plan: Plan, study: Study, options: Options, tried: frozenset[str]) -> Plan:

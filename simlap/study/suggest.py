@@ -35,9 +35,7 @@ class Told:
     """Of the metric; None where it failed."""
 
 
-def suggest(
-    search: Search, space: Space, told: Sequence[Told], n: int, *, mode: Literal["max", "min"]
-) -> list[Values]:
+def suggest(search: Search, space: Space, told: Sequence[Told], n: int, *, mode: Literal["max", "min"]) -> list[Values]:
     """Values of the next n trials.
 
     Args:
@@ -54,7 +52,9 @@ def suggest(
         "seed": search.seed,
         "mode": mode,
         "n": n,
-        "space": {name: searched.model_dump(mode="json", include={"range", "levels"}) for name, searched in space.items()},
+        "space": {
+            name: searched.model_dump(mode="json", include={"range", "levels"}) for name, searched in space.items()
+        },
         "told": [(trial.values, trial.value) for trial in told],
     }
     key = json.dumps(question)

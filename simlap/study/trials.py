@@ -89,12 +89,10 @@ def later_cells(tuning: Tuning, storage: Storage, names: set[str]) -> list[Plann
 
     def add(arm: Arm, line: str, stage: CheckedStage, seed: int, trial: int | None, selected: bool) -> None:
         identity = canonical_hash(["later", study.name, line, seed, trial])
-        later.append(
-            PlannedCell(
-                identity, seed, line, line, arm, stage, "new", CellFacts(), None, 0, storage, selected=selected, trial=trial,
-                is_later=True,
-            )  # fmt: skip
-        )
+        cell = PlannedCell(
+            identity, seed, line, line, arm, stage, "new", CellFacts(), None, 0, storage, selected, trial, is_later=True
+        )  # fmt: skip
+        later.append(cell)
 
     for search in tuning.searches:
         selected = tuning.asks(search, names)

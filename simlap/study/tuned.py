@@ -1,8 +1,8 @@
 """How far the searches of a study are, and what they found: worked out anew from the trials' cells, whenever it is asked.
 
-Nothing else is remembered of a search. A trial is a cell like any other, named by what it computes; batch after batch is suggested
-from the results before it (`suggest`), up to the first that has a result missing. So a study that was killed asks the same trials
-again and finds them done.
+Nothing else is remembered of a search. A trial is a cell like any other, named by what it computes; batch after batch is
+suggested from the results before it (`suggest`), up to the first that has a result missing. So a study that was killed asks
+the same trials again and finds them done.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ def _searches(study: Study, tuner: Tuner) -> list[ArmSearch]:
     per_arm = tuner.search.per == "arm"
     arms = [arm for arm in study.arms if tuner.space(arm) and (per_arm or arm.baseline)]
     corners = [(arm, values) for arm in arms for values in tuner.corners(arm)]
-    trials = [_trial_arm(study, tuner, arm, values, f"{arm.name}, search ({values_text(values)})") for arm, values in corners]
+    trials = [
+        _trial_arm(study, tuner, arm, values, f"{arm.name}, search ({values_text(values)})") for arm, values in corners
+    ]
     checked = check_arms(trials, str(study.path))
     first: dict[str, tuple[CheckedStage, ...]] = {}
     for (arm, _), stages in zip(corners, checked, strict=True):

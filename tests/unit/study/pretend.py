@@ -10,7 +10,14 @@ from simlap.study.plan import PlannedCell
 EPOCH_S = 0.5
 
 
-def pretend(cell: PlannedCell, state: str = "done", epoch: int | None = None, *, code: str | None = None, value: float | None = None) -> None:
+def pretend(
+    cell: PlannedCell,
+    state: str = "done",
+    epoch: int | None = None,
+    *,
+    code: str | None = None,
+    value: float | None = None,
+) -> None:
     """Write what an attempt that came to this end leaves.
 
     Args:
