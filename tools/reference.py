@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from simlap.config import schema
-from simlap.study import budget, failures, reach, sampling, scheduling, spec
+from simlap.study import budget, failures, reach, sampling, scheduling, search, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"docs/experiment-file.md": schema.Experiment, "docs/study-file.md": spec.StudySpec}
@@ -54,7 +54,7 @@ def shown(text: str) -> set[str]:
 
 
 def model_named(name: str) -> type[BaseModel]:
-    modules = (schema, budget, failures, reach, sampling, scheduling, spec)
+    modules = (schema, budget, failures, reach, sampling, scheduling, search, spec)
     found: type[BaseModel] = {key: value for module in modules for key, value in vars(module).items()}[name]
     return found
 

@@ -27,7 +27,7 @@ def print_plan(made: Plan, *, only: bool) -> None:
     from simlap.study.estimate import device_hours
     from simlap.study.saved import superseded
 
-    hours = device_hours([*made.stages, *made.cells])
+    hours = device_hours(made.everything)
     old = superseded(made)
     rows: list[tuple[str, str, str, str]] = [("arm", "cells", "epochs", "device-h")]
 
@@ -50,9 +50,19 @@ def print_plan(made: Plan, *, only: bool) -> None:
     for line, found in stages.items():
         users = {cell_id for stage in found for cell_id in made.uses[stage.cell_id].cell_ids}
         add(f"{line} (shared by {len(users)} cells)", line, found)
+    searches: dict[str, list[PlannedCell]] = {}
+    for trial in (*made.trials, *(cell for cell in made.later if cell.trial is not None)):
+        searches.setdefault(trial.line, []).append(trial)
+    for line, found in searches.items():
+        if any(cell.selected for cell in found) or not only:
+            add(line, line, found)
+    waiting: dict[str, list[PlannedCell]] = {}
+    for cell in made.later:
+        if cell.trial is None:
+            waiting.setdefault(cell.line, []).append(cell)
     hidden = 0
     for arm in made.study.arms:
-        cells = made.of_arm(arm)
+        cells = made.of_arm(arm) or waiting.get(arm.name, [])
         if only and not any(cell.selected for cell in cells):
             hidden += 1
             continue
@@ -64,6 +74,7 @@ def print_plan(made: Plan, *, only: bool) -> None:
     for name in made.removed:
         rows.append((name, f"- {kept[name]}" if kept[name] > _MARKS else "-" * max(1, kept[name]), "0", ""))
     _print_rows(rows)
+    _print_searches(made)
     if hidden:
         out.print(f"{hidden} other arms are left alone (--only)", style="dim")
     if made.study.aliases is not None:
@@ -101,9 +112,31 @@ def _print_rows(rows: Sequence[tuple[str, str, str, str]]) -> None:
     out.out("\n".join(lines[1:]), highlight=False)
 
 
+def _print_searches(made: Plan) -> None:
+    """What searches have found, and what is not known before they have."""
+    from simlap.study.search import values_text
+
+    tuning = made.tuning
+    if tuning is None or not tuning.searches:
+        return
+    for arm in made.study.arms:
+        search, values = tuning.of_arm.get(arm.name), tuning.values(arm)
+        if search is not None and values is not None and search.best is not None:
+            text = f"tuned: {arm.name} at {values_text(values)} (trial {search.best.number} of {search.of})"
+            out.print(text, markup=False, soft_wrap=True)
+        elif arm.name in tuning.hopeless:
+            out.print(f"failed: {arm.name}: {tuning.hopeless[arm.name]}", style="red", markup=False, soft_wrap=True)
+
+
 def _marks(cells: Sequence[PlannedCell], old: int) -> str:
     from simlap.study.plan import SYMBOLS
 
+    if cells and all(cell.is_later for cell in cells):
+        return f"+ {len(cells)} after the search"
+    to_come = sum(cell.is_later for cell in cells)
+    if to_come:
+        known = [cell for cell in cells if not cell.is_later]
+        return f"{_marks(known, old)} + {to_come} later"
     marks = "".join("?" if cell.pending and cell.perhaps else SYMBOLS[cell.action] for cell in cells) + "~" * old
     if len(marks) <= _MARKS:
         return marks
@@ -133,12 +166,15 @@ def _print_totals(made: Plan, hours: Hours) -> None:
         estimate += ", from a probe on this machine"
     if hours.guessed and hours.total is not None:
         estimate += ", in part from arms of another shape"
-    pending = sum(cell.pending for cell in made.cells)
+    later = [cell for cell in made.later if cell.trial is None]
+    pending = sum(cell.pending for cell in (*made.cells, *later))
     before = f"{sum(s.pending for s in made.stages)} of {len(made.stages)} stages and " if made.stages else ""
+    if trials := [*made.trials, *(cell for cell in made.later if cell.trial is not None)]:
+        before += f"{sum(cell.pending for cell in trials)} of {len(trials)} runs of trials and "
     if made.racing is not None:
         _print_race(made.racing, made.cells, estimate)
     else:
-        out.print(f"{before}{pending} of {len(made.cells)} cells to run: {estimate}", soft_wrap=True)
+        out.print(f"{before}{pending} of {len(made.cells) + len(later)} cells to run: {estimate}", soft_wrap=True)
     count = Counter(cell.action for cell in made.cells)
     if failed := count["given_up"]:
         out.print(f"{failed} failed cells are left alone; `--retry failed` runs them again", soft_wrap=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from simlap.config import evaluation_id, yaml
+from simlap.config import canonical_hash, evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
 from simlap.record.view import (
@@ -27,8 +27,10 @@ from simlap.record.view import (
     DecisionView,
     EpochRow,
     RaceView,
+    SearchView,
     StageView,
     StudyView,
+    TrialView,
     Unread,
 )
 from simlap.storage import Storage
@@ -295,7 +297,8 @@ def read_study(storage: Storage, name: str) -> StudyView:
             cells=[
                 read_cell(storage, cell["cell_id"], seed=cell["seed"], evaluate=arm.get("evaluate"))
                 for cell in arm["cells"]
-            ],
+            ]
+            + _never_begun(name, arm["name"], plan),
         )
         for arm in plan["arms"]
     ]
@@ -306,9 +309,33 @@ def read_study(storage: Storage, name: str) -> StudyView:
     race = read_race(study) if plan["scheduler"] == "race" else None
     keys = ("metric", "mode", "report_metric", "epochs", "seeds", "factors", "scheduler", "claims", "validation")
     return StudyView(
-        name=name,
-        arms=arms,
-        stages=stages,
-        race=race,
+        name=name, arms=arms, stages=stages, race=race,
+        searches=[_search(storage, search) for search in plan.get("searches", [])],
         **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
+    )  # fmt: skip
+
+
+def _search(storage: Storage, search: dict[str, Any]) -> SearchView:
+    trials = [
+        TrialView(
+            trial["number"],
+            trial["values"],
+            [read_cell(storage, cell["cell_id"], seed=cell["seed"]) for cell in trial["cells"]],
+            trial["reason"] if not trial["cells"] else None,
+        )
+        for trial in search["trials"]
+    ]
+    return SearchView(
+        search["name"], trials, search["of"], search["arms"], search["best"], search["value"], search["failed"]
     )
+
+
+def _never_begun(study: str, arm: str, plan: dict[str, Any]) -> list[CellView]:
+    """The cells of an arm whose search found no values: failed, and they will never have ids of their own."""
+    reason = next((s["failed"] for s in plan.get("searches", []) if s["failed"] and arm in s["arms"]), None)
+    if reason is None:
+        return []
+    return [
+        CellView(canonical_hash([study, arm, seed]), seed, "failed", reason=reason, error=reason)
+        for seed in plan["seeds"]
+    ]

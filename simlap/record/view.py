@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal
 
 CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
@@ -155,6 +157,44 @@ class StageView:
 
 
 @dataclass(frozen=True)
+class TrialView:
+    """A choice of values that a search tried."""
+
+    number: int
+    values: dict[str, Any]
+    """By the name of what is searched for."""
+    cells: list[CellView]
+    """One for each seed of the search; none where the values made no experiment."""
+    reason: str | None = None
+    """Why it failed before it could begin."""
+
+    def value(self, metric: str) -> float | None:
+        """Mean of the metric's last value over the seeds; None unless all are done and have one."""
+        found = [cell.metric_at(metric, cell.epoch) if cell.state == "done" else None for cell in self.cells]
+        values = [value for value in found if value is not None and math.isfinite(value)]
+        return fmean(values) if values and len(values) == len(found) else None
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """A search for values that arms are compared at."""
+
+    name: str
+    trials: list[TrialView]
+    """Those that were chosen so far."""
+    of: int
+    """How many there are to be."""
+    arms: dict[str, dict[str, Any] | None]
+    """The arms that have their values from it, by name: what these are, or None while they are not known."""
+    best: int | None = None
+    """Number of the best trial."""
+    value: float | None = None
+    """Of the best trial."""
+    failed: str | None = None
+    """Why there is no best."""
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study: its question and what is known so far."""
 
@@ -171,6 +211,8 @@ class StudyView:
     arms: list[ArmView]
     stages: list[StageView] = field(default_factory=list)
     """What the arms' cells start from, earlier ones first."""
+    searches: list[SearchView] = field(default_factory=list)
+    """What tunes the arms before they are compared."""
     scheduler: str = "none"
     race: RaceView | None = None
     """Where the scheduler is one, and has begun."""

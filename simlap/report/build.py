@@ -16,6 +16,7 @@ from simlap.report.compare import Comparison, Effect, compare_to_baseline, simpl
 from simlap.report.html import html_page
 from simlap.report.race import race_comparisons, race_rows, race_summary
 from simlap.report.tables import ArmRow, arm_rows, latex_table, markdown_table, rich_table, summary
+from simlap.report.tuned import markdown_tuned, rich_tuned, summary_tuned
 from simlap.report.verdicts import race_lead
 from simlap.storage import Storage
 
@@ -75,13 +76,19 @@ def write_report(study: StudyView, storage: Storage, folder: str = "report") -> 
 def summary_of(report: Report) -> dict[str, Any]:
     """What `summary.json` holds."""
     found = summary(report.study, report.rows, markdown_table(report.study, report.rows))
-    return found if report.study.race is None else {**found, "race": race_summary(report.study.race)}
+    if report.study.race is not None:
+        found["race"] = race_summary(report.study.race)
+    if tuned := summary_tuned(report.study):
+        found["tuned"] = tuned
+    return found
 
 
 def print_report(study: StudyView, console: Console) -> None:
     """Table, answer and warnings in the terminal."""
     report = build(study)
     console.print(rich_table(report.study, report.rows))
+    if (tuned := rich_tuned(study)) is not None:
+        console.print(tuned)
     if report.sentences:
         console.print("[bold]Answer[/]")
     for sentence in report.sentences:
@@ -102,6 +109,7 @@ def _markdown(report: Report) -> str:
     adjusted = "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted."
     parts += ["", adjusted if study.race is None else race_lead(study, study.race), ""]
     parts += ["## Arms", "", markdown_table(study, report.rows)]
+    parts += markdown_tuned(study)
     if report.notices:
         parts += ["## Before you rely on it", ""]
         for notice in report.notices:

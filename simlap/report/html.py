@@ -15,6 +15,7 @@ from simlap.report.answer import Notice, Sentence
 from simlap.report.page import document, plot_box, section
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
+from simlap.report.tuned import html_tuned
 from simlap.report.verdicts import race_lead
 from simlap.report.words import decimals_for, metric_title, split_word, unit_of
 
@@ -41,6 +42,7 @@ def html_page(report: Report) -> str:
             _answer(study, report.sentences),
             _notices(report.notices),
             _arms(study, report.rows),
+            html_tuned(study),
             _forest(report, plots),
             _curves(study, plots),
             _effects(report, plots),

@@ -102,8 +102,9 @@ def apply(
         plan.save()
         announce(plan, console)
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
-            finished = _execute(plan, folder, nodes, console, Claims(storage, study.name, lease))
-            outcome = _reported(study, storage, ran=len(plan.pending), finished=finished)
+            ran = len(plan.pending)
+            plan, finished = _execute(plan, study, options, folder, nodes, console, Claims(storage, study.name, lease))
+            outcome = _reported(study, storage, ran=ran, finished=finished)
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:
             outcome.budget = plan.guard.reached() or plan.guard.refused
@@ -126,10 +127,14 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
     return Outcome(view, ran, finished, report=paths)
 
 
-def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console, claims: Claims) -> bool:
+def _execute(
+    plan: Plan, study: Study, options: Options, folder: Storage, nodes: list[Node], console: Console, claims: Claims
+) -> tuple[Plan, bool]:
+    """Run the plan. Returns it as it is once its searches have found what they look for, and whether all was run."""
     # Tune is slow to import, and a study with nothing to do has no use for it
     from simlap.study.execute import run_plan, settle
     from simlap.study.progress import Progress
+    from simlap.study.searching import run_searches
 
     def slots(resources: Resources) -> int:
         return check_placement(resources, nodes, file=str(plan.study.path))
@@ -138,7 +143,12 @@ def _execute(plan: Plan, folder: Storage, nodes: list[Node], console: Console, c
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
     with Progress(plan, console) as progress:
-        finished = run_plan(plan, progress=progress, events=events, retries=plan.study.spec.retries, claims=claims)
+
+        def run(part: Plan) -> bool:
+            return run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
+
+        plan, finished = run_searches(plan, study, options, run=run, replanned=progress.update, events=events)
+        finished = finished and run(plan)
     events.write("launch_ended", finished=finished)
     events.close()
-    return finished
+    return plan, finished

@@ -13,7 +13,7 @@ from simlap.errors import ConfigError
 from simlap.study.designs import Design
 from simlap.study.levels import Levels, matches
 from simlap.study.levels import arm_name as arm_name
-from simlap.study.resolve import RESOURCES, Resolver, place
+from simlap.study.resolve import Resolver, place
 
 if TYPE_CHECKING:
     from simlap.study.spec import StudySpec
@@ -61,18 +61,20 @@ def make_arms(spec: StudySpec, design: Design, base: Experiment, path: Path) -> 
     ]
 
 
+def refused(path: str) -> str | None:
+    """Why a study cannot vary what lies at a path; None where it can."""
+    section = next((key for key in path.split(".") if key != "pretrain"), "")
+    if section == "seed":
+        return "the study's `seeds` vary it"
+    why = UNCOUNTED.get(section)
+    return why and f"it is no part of a run's identity ({why})"
+
+
 def _check_factors(spec: StudySpec, design: Design, file: str) -> None:
     """A factor changes what training computes, or what arms that differ in something else run on. No two in one arm change the
     same place."""
-    refused = {
-        section: f"it is no part of a run's identity ({why})"
-        for section, why in UNCOUNTED.items()
-        if section != RESOURCES  # arms that differ in nothing else are found out when they are named
-    }
-    refused["seed"] = "the study's `seeds` vary it"
     for name, factor in spec.factors.items():
-        section = next((key for key in factor.path.split(".") if key != "pretrain"), "")
-        if reason := refused.get(section):
+        if reason := refused(factor.path):
             raise ConfigError(
                 f"cannot be a factor: {reason}", file=file, key=f"factors.{name}.path", value=factor.path
             )  # fmt: skip

@@ -22,7 +22,7 @@ class Budget(Strict):
     wall_hours: Positive | None = None
     """Hours that launches have been running."""
     cells: Count | None = None
-    """Cells that the study may begin; those that another study had run are free."""
+    """Cells that the study may begin, trials of its search included; those that another study had run are free."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Spending:
     wall_hours: float = 0.0
     """From each launch's first event to its last one."""
     cells: frozenset[str] = frozenset()
-    """Ids of the arms' cells that this study began."""
+    """Ids of the arms' cells, and of searches' trials, that this study began."""
 
 
 def spending(events: Sequence[dict[str, Any]], index: Index) -> Spending:
@@ -45,7 +45,7 @@ def spending(events: Sequence[dict[str, Any]], index: Index) -> Spending:
         first, _ = spans.get(event["launch"], (event["t"], 0))
         spans[event["launch"]] = (first, event["t"])
         if event["type"] == "cell_started":
-            begun[event["cell_id"]] = "arm" in event
+            begun[event["cell_id"]] = "stage" not in event
     seconds = sum(facts.device_s for facts in index.recall(begun))
     hours = sum(last - first for first, last in spans.values()) / 3.6e6
     return Spending(seconds / 3600, hours, frozenset(cell_id for cell_id, is_arms in begun.items() if is_arms))

@@ -8,6 +8,7 @@ and hundreds of MiB.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -79,8 +80,7 @@ def check_arms(arms: Sequence[Arm], file: str) -> list[tuple[CheckedStage, ...]]
     """The stages of every arm, in the order they run. Raises UserError for the first arm that is wrong; `file`: named in it."""
     stamps: dict[str, str] = {}
     found = cache.Cache("checks")
-    salt = [hash_of(modules(_CHECKED_BY, _ROOT), _ROOT), *(f"{name} {_version(name)}" for name in _PACKAGES)]
-    keys = [_key(arm.experiment, salt, stamps) for arm in arms]
+    keys = [_key(arm.experiment, _salt(), stamps) for arm in arms]
     new = [i for i, key in enumerate(keys) if key not in found]
     answers = _check([(f"{file}: arm {arms[i].name}", arms[i].experiment) for i in new])
     for i, answer in zip(new, answers, strict=True):
@@ -100,6 +100,12 @@ def name_stages(stages: Sequence[CheckedStage], seed: int) -> tuple[NamedStage, 
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "torchvision", "timm", "scikit-learn")
+
+
+@functools.cache
+def _salt() -> list[str]:
+    """What the checks depend on besides the experiment, as it is when this process first checks something."""
+    return [hash_of(modules(_CHECKED_BY, _ROOT), _ROOT), *(f"{name} {_version(name)}" for name in _PACKAGES)]
 
 
 def _stages(experiment: Experiment, facts: list[dict[str, Any]]) -> Iterator[CheckedStage]:

@@ -17,6 +17,7 @@ from simlap.record.view import PAUSED
 from simlap.storage import Storage
 from simlap.study.events import segments
 from simlap.study.live import Failure, LiveArm, LiveCell, LiveStudy
+from simlap.study.searches import trial_cells
 
 REFRESH_S = 2.0
 
@@ -81,29 +82,50 @@ class Follower:
             raise ConfigError("no such study", file=where, value=name, choices=known) from None
         self.running = False
         """Whether the newest launch has not ended, as far as its events tell."""
-        self._metric, epochs = plan["metric"], plan["epochs"]
+        self._metric = plan["metric"]
         self._read: set[tuple[int, int]] = set()
         self._cells: dict[str, LiveCell] = {}
         self._where: dict[str, str] = {}
+        self.study = LiveStudy(name, self._metric, [])
+        self._show(plan)
+
+    def _show(self, plan: Mapping[str, Any]) -> None:
+        """The lines of a plan. What is known of its cells stays."""
+        epochs = plan["epochs"]
         arms = [LiveArm(arm["name"], [], baseline=arm["baseline"]) for arm in plan["arms"]]
         self._protected = {arm["name"] for arm in plan["arms"] if arm["protected"]}
         stages: dict[str, LiveArm] = {}
+        before = set(self._cells)
         for stage in plan.get("stages", []):
             line = stages.setdefault(stage["name"], LiveArm(stage["name"], [], is_stage=True))
             self._add(line, stage["cell_id"], stage["seed"], epochs)
+        for search in plan.get("searches", []):
+            line = stages.setdefault(search["name"], LiveArm(search["name"], [], is_search=True))
+            for cell in trial_cells({"searches": [search]}):
+                self._add(line, cell["cell_id"], cell["seed"], epochs)
+            seeds = max((len(trial["cells"]) for trial in search["trials"]), default=1)
+            to_come = (search["of"] - len(search["trials"])) * seeds
+            line.cells += [LiveCell("", 0, "waiting", 0, epochs, 1) for _ in range(to_come)]
         for arm, planned in zip(arms, plan["arms"], strict=True):
             for cell in planned["cells"]:
                 self._add(arm, cell["cell_id"], cell["seed"], epochs)
-        self.study = LiveStudy(name, self._metric, [*stages.values(), *arms], race=plan["scheduler"] == "race")
-        begun = set(storage.list("cells"))
-        for cell_id in self._cells.keys() & begun:
+            if not planned["cells"]:  # its search goes on, or has found nothing
+                lost = any(search["failed"] and arm.name in search["arms"] for search in plan.get("searches", []))
+                state = "failed" if lost else "waiting"
+                arm.cells += [LiveCell("", seed, state, 0, epochs, 1) for seed in plan["seeds"]]
+        self.study.arms, self.study.race = [*stages.values(), *arms], plan["scheduler"] == "race"
+        begun = set(self.storage.list("cells"))
+        for cell_id in (self._cells.keys() - before) & begun:
             self._refresh(cell_id)
         self._read_race()
 
     def look(self) -> None:
         """Read what is new."""
         changed: set[str] = set()
-        for event in self._events():
+        events = list(self._events())
+        if any(event["type"] in ("search_asked", "search_decision") for event in events):
+            self._show(self.folder.read_json("plan.json"))
+        for event in events:
             changed |= self._take(event)
         for cell_id in changed | {cell.cell_id for cell in self._cells.values() if cell.state == "running"}:
             self._refresh(cell_id)

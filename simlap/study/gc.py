@@ -1,8 +1,8 @@
 """What takes room and is needed by no study: found first, deleted only when asked to.
 
-Needed are the cells and stages of every study as it was last applied, those of arms that it has no more (they are kept), and of
-each finished run the checkpoint that its result names; of any other run, all of its checkpoints. Runs that `simlap run` began
-belong to nobody's study and are left alone.
+Needed are the cells, stages and trials of every study as it was last applied, those that it has no more (they are kept), and
+of each finished run the checkpoint that its result names; of any other run, all of its checkpoints. Runs that `simlap run`
+began belong to nobody's study and are left alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from simlap.errors import UserError
 from simlap.record.journal import cell_storage, now_ms, read_result, read_rows
 from simlap.storage import Storage
 from simlap.study.index import forget
+from simlap.study.searches import trial_cells
 
 IDLE_MS = 24 * 3600 * 1000
 """A run without an end that wrote nothing for so long is not running any more."""
@@ -84,8 +85,8 @@ def _needed(storage: Storage, *, removed: bool) -> tuple[set[str], set[str]]:
             plan = study.read_json("plan.json")
         except FileNotFoundError:
             continue
-        own = set(_ids(plan["arms"], plan.get("stages", [])))
-        kept = set(_ids(plan.get("kept", []), []))
+        own = set(_ids(plan["arms"], [*plan.get("stages", []), *trial_cells(plan)]))
+        kept = set(_ids(plan.get("kept", []), plan.get("kept_trials", [])))
         needed |= own if removed else own | kept
         if study.exists("lease.json"):
             held |= own | kept

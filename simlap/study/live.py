@@ -53,6 +53,8 @@ class LiveArm:
     is_stage: bool = False
     verdict: str = ""
     """The race's, once it is decided."""
+    is_search: bool = False
+    """Its cells are trials: a mean over them says nothing."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,10 @@ def _row(arm: LiveArm, baseline: LiveArm | None) -> dict[str, str]:
         "arm": arm.name + (" *" if arm.baseline else ""),
         "seeds": f"{count['done']}/{len(cells)}",
         "state": ", ".join(states),
-        "value": _value(cells),
-        "change": "" if baseline is None or arm is baseline or arm.is_stage else _change(cells, baseline.cells),
+        "value": "" if arm.is_search else _value(cells),
+        "change": ""
+        if baseline is None or arm is baseline or arm.is_stage or arm.is_search
+        else _change(cells, baseline.cells),
         "stopped at": f"{stopped[0]}–{stopped[-1]}" if len(stopped) > 1 else "".join(map(str, stopped)),
         "left": _time_left(cells, _seconds_per_epoch(cells)) if count["running"] else "",
         "hours": f"{hours:.2g}" if hours else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +24,11 @@ from simlap.study.index import CellFacts, Index, Wanted, read_facts
 from simlap.study.reach import check_reach
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
+from simlap.study.searches import kept_trials
 from simlap.study.spec import Study
 from simlap.study.stages import Chain, Use, find_uses, needed_stages
+from simlap.study.trials import find_trials, known_cells, later_cells
+from simlap.study.tuned import Tuning, tune
 
 if TYPE_CHECKING:
     from simlap.study.racing import Racing
@@ -81,6 +85,10 @@ class PlannedCell:
     """An epoch before the last at which it pauses, for the race to look at."""
     perhaps: bool = False
     """Whether it is run only if the race comes to need it."""
+    trial: int | None = None
+    """Its number, where it is a trial of a search."""
+    is_later: bool = False
+    """Whether it only stands for one that is not known yet, and whose id is not this one's."""
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -125,7 +133,8 @@ class PlannedCell:
     @property
     def place(self) -> dict[str, Any]:
         """What events call it."""
-        return {"cell_id": self.cell_id, ("arm" if self.arm else "stage"): self.line}
+        kind = "stage" if self.arm is None else "arm" if self.trial is None else "search"
+        return {"cell_id": self.cell_id, kind: self.line} | ({} if self.trial is None else {"trial": self.trial})
 
 
 @dataclass(frozen=True)
@@ -150,11 +159,24 @@ class Plan:
     """Cells that the budget's number of cells leaves for a larger one."""
     racing: Racing | None = None
     """Where the race stands, where the scheduler is one."""
+    tuning: Tuning | None = None
+    """What the study's searches have come to. Arms whose values they still have to find have no cells yet."""
+    trials: list[PlannedCell] = field(default_factory=list)
+    """Of searches, as far as they are known: the next ones depend on the results of these."""
+    later: list[PlannedCell] = field(default_factory=list)
+    """Stand for the trials and the arms' cells that are not known yet: they can be counted, and nothing else."""
+    kept_trials: list[dict[str, Any]] = field(default_factory=list)
+    """`cell_id` and `seed` of trials that earlier versions of the file had."""
     _by_arm: dict[str, list[PlannedCell]] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[PlannedCell]:
-        return [cell for cell in (*self.stages, *self.cells) if cell.pending]
+        return [cell for cell in (*self.stages, *self.trials, *self.cells) if cell.pending]
+
+    @property
+    def everything(self) -> list[PlannedCell]:
+        """All that the study runs, known or not."""
+        return [*self.stages, *self.trials, *self.cells, *self.later]
 
     @property
     def removed(self) -> list[str]:
@@ -166,7 +188,7 @@ class Plan:
         if not self._by_arm:
             for cell in self.cells:
                 self._by_arm.setdefault(cell.line, []).append(cell)
-        return self._by_arm[arm.name]
+        return self._by_arm.get(arm.name, [])
 
     def waves(self) -> list[list[PlannedCell]]:
         """The pending stages in the order in which they have to run: each wave needs only those before it."""
@@ -188,7 +210,7 @@ class Plan:
 
     def device_hours(self) -> float | None:
         """Estimate for what is pending from the epochs run so far; None where nothing has run yet."""
-        return device_hours([*self.stages, *self.cells]).total
+        return device_hours(self.everything).total
 
     def save(self) -> None:
         """Write `plan.json`, from which views of the study are read, and the index."""
@@ -196,22 +218,36 @@ class Plan:
         self.index.save()
 
 
-def make_plan(study: Study, storage: Storage, options: Options | None = None) -> Plan:
-    """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing."""
+def make_plan(
+    study: Study, storage: Storage, options: Options | None = None, *, tried: frozenset[str] = frozenset()
+) -> Plan:
+    """Check the data of every arm, name every cell, and look at what is there. Raises UserError; starts nothing.
+
+    Args:
+        study: as its file has it.
+        storage: where its cells are.
+        options: what the launch is asked for.
+        tried: cells that this launch has run: those that failed are not tried again.
+    """
     options = options or Options()
     study = with_seeds(study, options.seeds)
     check_reach(study)
-    only = _only(study, options.only)
+    chosen = _only(study, options.only)
+    only = {arm.name for arm in study.arms if id(arm) in chosen}
     folder = storage.child("studies", study.name)
     events = read_events(folder)
     scheduler = study.spec.scheduler
     # what a race stops follows from what it decided, which is replayed
     stopped = stopped_cells(events, scheduler.model_dump()) if scheduler.kind == "asha" else {}
-    chains = _chains(study)
-    uses = find_uses(chains)
+    undecided = undecided_cells(events)
     index = Index(storage, folder)
-    facts = _undecided(_facts(index, chains), undecided_cells(events))
-    stale = _stale(chains, facts)
+    tuning = tune(study, lambda chains: known_cells(index, chains, study.spec.metric.name, options, tried, undecided))
+    study = tuning.study
+    trials = find_trials(tuning, only)
+    chains = [*(trial.chain for trial in trials.values()), *_chains(study, tuning.ready)]
+    uses = find_uses(chains)
+    facts = facts_of(index, chains, undecided)
+    stale = stale_cells(chains, facts)
     own = {chain.stages[-1].cell_id for chain in chains}
 
     def planned(chain: Chain, level: int) -> PlannedCell:
@@ -220,16 +256,20 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
         known = facts[stage.cell_id]
         # others start from a stage's end, so it has to come to one
         protected = arm is None or arm.protected or stage.cell_id in uses
-        action = _action(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        trial = trials.get(stage.cell_id) if arm is not None else None
+        action = action_of(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        if action == "failed" and stage.cell_id in tried:
+            action = "given_up"
         if arm is None and action == "evaluate":
             action = "done"  # only its weights are asked for
         return PlannedCell(
-            stage.cell_id, chain.seed, arm.name if arm else uses[stage.cell_id].name,
+            stage.cell_id, chain.seed, trial.line if trial else arm.name if arm else uses[stage.cell_id].name,
             f"{study.name}/{arm.name}" if arm else stage.checked.experiment.name,
-            arm, stage.checked, action, known, stage.start, level, storage, selected=id(chain.arm) in only,
+            arm, stage.checked, action, known, stage.start, level, storage,
+            selected=trial.selected if trial else chain.arm.name in only, trial=trial.number if trial else None,
         )  # fmt: skip
 
-    cells = [planned(chain, len(chain.stages) - 1) for chain in chains]
+    cells = [planned(chain, len(chain.stages) - 1) for chain in chains]  # those of trials first
     stages: dict[str, PlannedCell] = {}
     for chain in chains:
         for level, stage in enumerate(chain.stages[:-1]):
@@ -238,16 +278,22 @@ def make_plan(study: Study, storage: Storage, options: Options | None = None) ->
     budget = study.spec.budget
     spent = spending(events, index)
     racing = None
-    if isinstance(scheduler, Race):
+    if isinstance(scheduler, Race) and not tuning.waiting:
         from simlap.study.racing import mark, stand  # scipy takes a while to import
 
-        racing = stand(study, cells)
-        cells = mark(racing, cells, uses.keys())
+        own_cells = cells[len(trials) :]
+        racing = stand(study, own_cells, lost=tuning.hopeless)
+        cells = [*cells[: len(trials)], *mark(racing, own_cells, uses.keys())]
     cells, held_back = _within(cells, budget, spent)
     cells, before = _with_stages(cells, sorted(stages.values(), key=lambda stage: stage.level), storage)
     guard = BudgetGuard(budget, spent) if budget else None
-    kept = kept_arms(read_plan(folder), study, cells)
-    return Plan(study, storage, cells, before, uses, kept, spent, index, guard, held_back, racing)
+    own_trials, own_cells = cells[: len(trials)], cells[len(trials) :]
+    earlier = read_plan(folder)
+    kept = kept_arms(earlier, study, own_cells)
+    return Plan(
+        study, storage, own_cells, before, uses, kept, spent, index, guard, held_back, racing, tuning, own_trials,
+        later_cells(tuning, storage, only), kept_trials(earlier, own_trials),
+    )  # fmt: skip
 
 
 def with_seeds(study: Study, seeds: int | None) -> Study:
@@ -293,13 +339,13 @@ def _only(study: Study, patterns: Sequence[str]) -> set[int]:
     return chosen
 
 
-def _chains(study: Study) -> list[Chain]:
-    """The stages of every cell, checked and named."""
-    checked = check_arms(study.arms, str(study.path))
+def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
+    """The stages of every cell of these arms, checked and named."""
+    checked = check_arms(arms, str(study.path))
     seen: dict[str, str] = {}
     chains = []
     for number, seed in enumerate(study.spec.seed_list()):
-        for arm, stages in zip(study.arms, checked, strict=True):
+        for arm, stages in zip(arms, checked, strict=True):
             named = name_stages(stages, seed)
             identity = named[-1].cell_id
             if number == 0 and identity in seen:  # for one seed, and so for all
@@ -313,7 +359,11 @@ def _chains(study: Study) -> list[Chain]:
     return chains
 
 
-def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
+def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str]) -> dict[str, CellFacts]:
+    """What is known of every stage of these cells, by id.
+
+    A failure counts once a launch has decided that it is not to be tried again; one that was killed before has not (`undecided`).
+    """
     wanted: dict[str, Wanted] = {}
     made: dict[int, Wanted] = {}  # one for all that share their protocols, which the chains hold
     for last in (False, True):  # where a stage is an arm too, the arm's protocols are wanted
@@ -323,18 +373,13 @@ def _facts(index: Index, chains: Sequence[Chain]) -> dict[str, CellFacts]:
                 if id(evaluate) not in made:
                     made[id(evaluate)] = Wanted.of(evaluate)
                 wanted[stage.cell_id] = made[id(evaluate)]
-    return index.facts(wanted)
-
-
-def _undecided(facts: dict[str, CellFacts], undecided: set[str]) -> dict[str, CellFacts]:
-    """A failure counts once a launch has decided that it is not to be tried again; one that was killed before has not."""
     return {
         cell_id: replace(known, state="interrupted") if known.state == "failed" and cell_id in undecided else known
-        for cell_id, known in facts.items()
+        for cell_id, known in index.facts(wanted).items()
     }
 
 
-def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
+def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     """Finished cells that other code computed, or that started from one of them."""
     codes: dict[int, str] = {}  # one for all seeds
     stale: set[str] = set()
@@ -350,7 +395,15 @@ def _stale(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
     return stale
 
 
-def _action(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
+def action_of(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
+    """What is to be done with a cell.
+
+    Args:
+        facts: what is known of it.
+        stopped: by the study's scheduler, which may stop it.
+        stale: finished by other code.
+        options: what the launch is asked for.
+    """
     match facts.state:
         case "new":
             return "new"

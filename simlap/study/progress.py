@@ -34,27 +34,15 @@ class Progress:
         self.metric = plan.study.spec.metric.name
         self.cells: dict[str, LiveCell] = {}
         self._planned: dict[str, PlannedCell] = {}
+        """Also of cells that the newest plan has no more."""
         self._since: dict[str, float] = {}
         self._told_of_logs = False
-        lines: dict[str, LiveArm] = {}
-        for planned in (*plan.stages, *plan.cells):
-            arm = planned.arm
-            line = lines.setdefault(
-                planned.line, LiveArm(planned.line, [], baseline=arm is not None and arm.baseline, is_stage=arm is None)
-            )
-            facts, experiment = planned.facts, planned.stage.experiment
-            value = facts.metrics.get(self.metric)
-            cell = LiveCell(
-                planned.cell_id, planned.seed, _state(planned), facts.epoch, experiment.train.epochs,
-                experiment.resources.workers, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
-            )  # fmt: skip
-            self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
-            line.cells.append(cell)
         budget_hours = plan.guard.budget.device_hours if plan.guard else None
-        race = plan.racing is not None
-        self.study = LiveStudy(plan.study.name, self.metric, [*lines.values()], budget_hours=budget_hours, race=race)
-        self._lines = lines
-        self._pending = {cell.cell_id for cell in plan.pending}
+        self.study = LiveStudy(
+            plan.study.name, self.metric, [], budget_hours=budget_hours, race=plan.racing is not None
+        )
+        self._pending: set[str] = set()
+        self.update(plan)
         self._finished = 0
         self._live = (
             Live(get_renderable=lambda: self.study.render(console.width), console=console, refresh_per_second=2)
@@ -70,6 +58,32 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+    def update(self, plan: Plan) -> None:
+        """Show another plan of the study, made since a search has gone on. What is known of cells stays."""
+        known, self.cells = self.cells, {}
+        lines: dict[str, LiveArm] = {}
+        for planned in plan.everything:
+            arm, is_search = planned.arm, planned.trial is not None
+            fresh = LiveArm(
+                planned.line, [], baseline=arm is not None and arm.baseline and not is_search, is_stage=arm is None,
+                is_search=is_search,
+            )  # fmt: skip
+            line = lines.setdefault(planned.line, fresh)
+            cell = known.get(planned.cell_id) or self._cell(planned)
+            self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
+            line.cells.append(cell)
+        self.study.arms = [*lines.values()]
+        now = {cell.cell_id for cell in (*plan.pending, *plan.later) if cell.selected}
+        self._pending = {cell_id for cell_id in self._pending if cell_id in self.cells} | now
+
+    def _cell(self, planned: PlannedCell) -> LiveCell:
+        facts, experiment = planned.facts, planned.stage.experiment
+        value = facts.metrics.get(self.metric)
+        return LiveCell(
+            planned.cell_id, planned.seed, _state(planned), facts.epoch, experiment.train.epochs,
+            experiment.resources.workers, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
+        )  # fmt: skip
 
     def started(self, cell_id: str) -> None:
         self.cells[cell_id].state, self._since[cell_id] = "running", time.monotonic()
@@ -128,9 +142,10 @@ class Progress:
             cells: of the arms, as it has marked them.
             stopped: those that were stopped just now.
         """
+        lines = {line.name: line for line in self.study.arms}
         for arm, decision in racing.standing.verdicts.items():
-            if not self._lines[arm].verdict:
-                self._lines[arm].verdict = decision.verdict
+            if not lines[arm].verdict:
+                lines[arm].verdict = decision.verdict
                 if self._live is None:
                     self._say(Text(f"{decision.verdict:<8} {arm}  {decision.reason}"))
         for cell in stopped:
@@ -145,7 +160,8 @@ class Progress:
 
     def _where(self, cell_id: str) -> str:
         planned = self._planned[cell_id]
-        return f"{planned.line} · seed {planned.seed}"
+        trial = "" if planned.trial is None else f" · trial {planned.trial}"
+        return f"{planned.line}{trial} · seed {planned.seed}"
 
     def _failed(self, cell_id: str, kind: str, reason: str, *, again: bool) -> None:
         self.study.failures.append(Failure(self._where(cell_id), cell_id, kind, reason, again))

@@ -106,8 +106,13 @@ def known(cell: PlannedCell, metric: str, tried: AbstractSet[str] = frozenset())
     return Cell(reached, _Values(cell, metric, reached), (facts.reason or "no reason given") if given_up else None)
 
 
-def stand(study: Study, cells: Iterable[PlannedCell], tried: AbstractSet[str] = frozenset()) -> Racing:
-    """Replay the race of a study on what is there; `tried` as in `known`."""
+def stand(
+    study: Study,
+    cells: Iterable[PlannedCell],
+    tried: AbstractSet[str] = frozenset(),
+    lost: Mapping[str, str] | None = None,
+) -> Racing:
+    """Replay the race of a study on what is there; `tried` as in `known`. `lost`: why an arm can have no cells, by its name."""
     spec = study.spec
     rules = cast("Race", spec.scheduler)
     (baseline,) = (arm.name for arm in study.arms if arm.baseline)
@@ -118,7 +123,9 @@ def stand(study: Study, cells: Iterable[PlannedCell], tried: AbstractSet[str] = 
         mode=spec.metric.mode,
         protected=frozenset(arm.name for arm in study.arms if arm.protected and not arm.baseline),
     )
-    table: dict[str, dict[int, Cell]] = {}
+    table: dict[str, dict[int, Cell]] = {
+        name: {seed: Cell(failed=reason) for seed in entrants.seeds} for name, reason in (lost or {}).items()
+    }
     for cell in cells:
         table.setdefault(cell.line, {})[cell.seed] = known(cell, spec.metric.name, tried)
     return Racing(rules, entrants, race(rules, entrants, table))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,17 +21,40 @@ Number = int | float
 DIGITS = 3
 
 
-class Sample(Strict):
-    """A range, and how levels are taken from it."""
+class Range(Strict):
+    """Numbers from `low` to `high`."""
 
     low: float
-    """Least value; levels may reach it."""
+    """Least value; it may be taken."""
     high: float
-    """Greatest value; levels may reach it."""
+    """Greatest value; it may be taken."""
     scale: Literal["linear", "log"] = "linear"
-    """On which the levels are spread evenly."""
+    """On which values are spread evenly."""
     type: Literal["float", "int"] = "float"
-    """Whether levels are whole numbers."""
+    """Whether values are whole numbers."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.low >= self.high:
+            raise wrong("low", self.low, "must be less than high ({high})", high=self.high)
+        if self.scale == "log" and self.low <= 0:
+            raise wrong("low", self.low, "must be greater than 0 with scale: log")
+        if self.type == "int":
+            for key in ("low", "high"):
+                if not float(getattr(self, key)).is_integer():
+                    raise wrong(key, getattr(self, key), "must be a whole number with type: int")
+        return self
+
+    def rounded(self, value: float, digits: int) -> Number:
+        """A value of the range with so many significant digits, or a whole number."""
+        value = round(value) if self.type == "int" else float(f"{value:.{digits}g}")
+        value = min(max(value, self.low), self.high)
+        return int(value) if self.type == "int" else float(value)
+
+
+class Sample(Range):
+    """A range, and how levels are taken from it."""
+
     n: Count
     """How many levels. Factors that are sampled together (`how`) have the same n."""
     how: Literal["grid", "random", "latin_hypercube"] = "grid"
@@ -41,15 +64,7 @@ class Sample(Strict):
     """Of the draws."""
 
     @model_validator(mode="after")
-    def _is_a_range(self) -> Sample:
-        if self.low >= self.high:
-            raise wrong("low", self.low, "must be less than high ({high})", high=self.high)
-        if self.scale == "log" and self.low <= 0:
-            raise wrong("low", self.low, "must be greater than 0 with scale: log")
-        if self.type == "int":
-            for key in ("low", "high"):
-                if not float(getattr(self, key)).is_integer():
-                    raise wrong(key, getattr(self, key), "must be a whole number with type: int")
+    def _has_levels(self) -> Self:
         if self.how == "grid":
             if self.n < 2:
                 raise wrong("n", self.n, "must be at least 2 for a grid, which has low and high")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from simlap.record.journal import now_ms
 from simlap.record.provenance import collect
 from simlap.storage import Storage
+from simlap.study.searches import saved_searches
 from simlap.study.spec import Study
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _json(plan: Plan) -> dict[str, Any]:
         "claims": [],
         "validation": plan.study.base.data.validation != "none",
         "command": shlex.join(["simlap", *sys.argv[1:]]),
-        "provenance": {**collect(), "data_fingerprint": plan.cells[0].fingerprint},
+        "provenance": {**collect(), "data_fingerprint": _fingerprint(plan)},
         "text": plan.study.text,
         "stages": [
             {
@@ -105,13 +106,20 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "levels": arm.levels,
                 "protected": arm.protected,
                 "baseline": arm.baseline,
-                "evaluate": protocols(plan.of_arm(arm)[0].stage.experiment),
+                "evaluate": protocols(plan.of_arm(arm)[0].stage.experiment if plan.of_arm(arm) else arm.experiment),
                 "cells": [_cell(cell) for cell in plan.of_arm(arm)],
             }
             for arm in plan.study.arms
         ],
+        "searches": saved_searches(plan),
+        "kept_trials": plan.kept_trials,
         "kept": [{"name": arm.name, "cells": arm.cells} for arm in plan.kept],
     }
+
+
+def _fingerprint(plan: Plan) -> str | None:
+    """Of the data; None where no cell is known yet, nor will be."""
+    return next((cell.fingerprint for cell in (*plan.cells, *plan.trials, *plan.later)), None)
 
 
 def _cell(cell: PlannedCell) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from simlap.study.reach import Detect
 from simlap.study.resolve import with_resources
 from simlap.study.sampling import Sample
 from simlap.study.scheduling import NoScheduler, Race, Scheduler
+from simlap.study.search import Search, Tuner, make_tuner
 
 Levels = list[JsonValue] | dict[str, JsonValue]
 
@@ -111,6 +112,8 @@ class StudySpec(Strict):
     range."""
     protect: list[Combination] = []
     """Arms that always run to the end; the baseline always does."""
+    search: Search | None = None
+    """Hyperparameters that are tuned before the arms are compared."""
     seeds: Count | list[int] = 5
     """How many seeds (0, 1, ...), or which. Every arm gets the same ones."""
     metric: Metric = Metric()
@@ -154,6 +157,8 @@ class Study:
     base: Experiment
     aliases: AliasTable | None = None
     """Of `design: fractional`: what its arms cannot tell apart."""
+    tuner: Tuner | None = None
+    """Of a study with a `search`."""
 
     @property
     def name(self) -> str:
@@ -175,7 +180,7 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     design = make_design(spec, file)
     arms = make_arms(spec, design, base, Path(path))
     check_metrics(spec, [arm.experiment for arm in arms], file)
-    return Study(spec, Path(path), text, arms, base, design.aliases)
+    return Study(spec, Path(path), text, arms, base, design.aliases, make_tuner(spec, arms, Path(path)))
 
 
 def _check_seeds(spec: StudySpec, file: str) -> None:

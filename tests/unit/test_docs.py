@@ -214,11 +214,15 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_levels_as_documented() -> None:
-    (text,) = blocks(ROOT / "docs/study-file.md", "yaml")
-    tree = {"name": "x", "base": "x.yaml", "baseline": {}, **yaml.parse(text)}
+    text, searching = blocks(ROOT / "docs/study-file.md", "yaml")
+    tree = {"name": "x", "base": "x.yaml", "baseline": {}, **yaml.parse(text), **yaml.parse(searching)}
     spec = validate(StudySpec, tree)
     assert {name: list(factor.named()) for name, factor in spec.factors.items()} == {
         "filter": ["on", "off"], "dim": ["64", "128", "256"], "lr": ["low", "high"],
+    }  # fmt: skip
+    assert spec.search is not None
+    assert {name: list(one.named()) for name, one in spec.search.factors.items()} == {
+        "lr": [], "temperature": [], "widths": ["small", "large"],
     }  # fmt: skip
 
 

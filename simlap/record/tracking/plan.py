@@ -1,6 +1,6 @@
 """What MLflow should hold for a study, as plain data computed from its view. Pure: no MLflow, no clock, no files.
 
-A study gives one run, one run per arm and per stage under it, and under its arm one run per cell that has started. What may
+A study gives one run, one run per arm, stage and trial under it, and under its arm one run per cell that has started. What may
 change later (planned seeds, baseline, resources, paths) is a tag; params are immutable and hold only what a cell's id covers.
 """
 
@@ -18,7 +18,7 @@ from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite
 from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
 from simlap.record.tracking.records import Artifact, DatasetPlan, RunPlan, Status
 from simlap.record.tracking.views import saved_views
-from simlap.record.view import ArmView, CellView, EpochRow, StageView, StudyView
+from simlap.record.view import ArmView, CellView, EpochRow, SearchView, StageView, StudyView, TrialView
 
 STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """States that end a run; every other state is RUNNING, since a run may be continued."""
@@ -37,7 +37,8 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     """Parents before children. `report`: files of the study's report by name; `describe`: a storage path in words."""
     summary = json.loads(report["summary.json"]) if "summary.json" in report else {}
     cells = [cell for arm in study.arms for cell in arm.cells]
-    starts, ends = _times([*cells, *(stage.cell for stage in study.stages)])
+    tried = [cell for search in study.searches for trial in search.trials for cell in trial.cells]
+    starts, ends = _times([*cells, *(stage.cell for stage in study.stages), *tried])
     files = [Artifact(f"report/{name}", _hash(data), _constant(data)) for name, data in sorted(report.items())]
     if study.text:
         files.append(Artifact("study.yaml", _hash(study.text.encode()), _constant(study.text.encode())))
@@ -69,6 +70,12 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
         if stage.cell.cell_id not in seen and (stage.cell.state != "new" or stage.cell.rows):
             plans.append(_plan_stage(study, stage, describe))
             seen.add(stage.cell.cell_id)
+    for search in study.searches:
+        for trial in search.trials:
+            for cell in trial.cells:
+                if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
+                    plans.append(_plan_trial(study, search, trial, cell, describe))
+                    seen.add(cell.cell_id)
     for index, arm in enumerate(study.arms):
         colour = COLOURS[index % len(COLOURS)]
         plans.append(_plan_arm(study, arm, summary.get("arms", {}).get(arm.name, {}), colour))
@@ -88,7 +95,7 @@ def plan_run(cell: CellView, describe: Callable[[str], str] = str) -> RunPlan:
 def run_key(tags: Mapping[str, str]) -> str | None:
     """The key of a run that is already in MLflow, from its tags; None for runs of others."""
     kind = tags.get("simlap.kind")
-    by_cell = dict.fromkeys(("stage", "cell", "run"), "simlap.cell_id")
+    by_cell = dict.fromkeys(("stage", "trial", "cell", "run"), "simlap.cell_id")
     name = {"study": "", "arm": "simlap.arm", **by_cell}.get(kind or "")
     if kind is None or name is None:
         return None
@@ -152,6 +159,21 @@ def _plan_stage(study: StudyView, stage: StageView, describe: Callable[[str], st
     }
     name = f"{stage.name} · seed {stage.cell.seed}"
     return _plan_cell(stage.cell, f"stage:{stage.cell.cell_id}", "study", name, tags, {}, describe)
+
+
+def _plan_trial(
+    study: StudyView, search: SearchView, trial: TrialView, cell: CellView, describe: Callable[[str], str]
+) -> RunPlan:
+    tags = {
+        "simlap.kind": "trial",
+        "simlap.study": study.name,
+        "simlap.search": search.name,
+        "simlap.trial": str(trial.number),
+        "mlflow.runColor": "#9a9a9a",
+    }
+    values = {safe_name(f"search.{name}"): clip(str(value), MAX_PARAM) for name, value in trial.values.items()}
+    name = f"{search.name} · trial {trial.number} · seed {cell.seed}"
+    return _plan_cell(cell, f"trial:{cell.cell_id}", "study", name, tags, values, describe)
 
 
 def _plan_study_cell(

@@ -38,7 +38,7 @@ class RunPlan:
     """One MLflow run as it should be."""
 
     key: str
-    """`study`, `stage:<id>`, `arm:<name>`, `cell:<id>` or `run:<id>`: what the run is found by."""
+    """`study`, `stage:<id>`, `trial:<id>`, `arm:<name>`, `cell:<id>` or `run:<id>`: what the run is found by."""
     name: str
     status: Status
     tags: dict[str, str]

@@ -48,6 +48,7 @@ JOINT = (
 )
 DIMS = GOOD[GOOD.index("dim: {") : GOOD.index("zip:")]
 SEEDS = "seeds: 2"
+DECAY = "decay: {path: optim.weight_decay, range: {low: 0, high: 1}}"
 
 BAD: dict[str, tuple[str, str, str, list[str]]] = {
     # what is wrong: (file, old, new, parts of the message after the file's name)
@@ -260,6 +261,107 @@ BAD: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "unknown scheduler": (GOOD, SEEDS, "scheduler: {kind: ahsa}", ["scheduler.kind: ", "(got 'ahsa'); did you mean 'asha'?"]),
     "scheduler without a kind": (GOOD, SEEDS, "scheduler: {grace_epochs: 1}", ["scheduler: needs the key 'kind'"]),
+    "search of nothing": (GOOD, SEEDS, "search: {factors: {}}", ["search.factors: ", "at least 1 item"]),
+    "search without factors": (GOOD, SEEDS, "search: {trials: 3}", ["search.factors: is required"]),
+    "search without trials": (GOOD, SEEDS, f"search: {{factors: {{{DECAY}}}, trials: 0}}", ["search.trials: ", "(got 0)"]),
+    "search with an empty batch": (GOOD, SEEDS, f"search: {{factors: {{{DECAY}}}, batch: 0}}", ["search.batch: ", "(got 0)"]),
+    "search by an unknown sampler": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY}}}, sampler: cma}}",
+        ["search.sampler: ", "(got 'cma')", "Valid: tpe, random."],
+    ),
+    "search per seed": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY}}}, per: seed}}",
+        ["search.per: ", "(got 'seed')", "Valid: arm, study."],
+    ),
+    "search with an unknown key": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY}}}, trails: 9}}",
+        ["search.trails: unknown key; did you mean 'trials'?"],
+    ),
+    "search of a place that is compared": (
+        GOOD, SEEDS, "search: {factors: {rate: {path: optim.lr, range: {low: 1e-3, high: 1}}}}",
+        ["search.factors.rate.path: cannot be searched for and compared at once: factors.lr.path is the same place"],
+    ),
+    "search by the name of a factor": (
+        GOOD, SEEDS, "search: {factors: {lr: {path: optim.weight_decay, range: {low: 0, high: 1}}}}",
+        ["search.factors.lr: is the name of a factor that is compared"],
+    ),
+    "search around a factor": (
+        GOOD, SEEDS, "search: {factors: {gates: {path: method, levels: [{kind: supcon}, {kind: simclr}]}}}",
+        ["search.factors.gates.path: lies around factors.filter.path (method.gate), whose value would be lost"],
+    ),
+    "search of one place twice": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY}, again: {{path: optim.weight_decay, levels: [0, 1]}}}}}}",
+        ["path: is the same place as search.factors."],
+    ),
+    "search of an unknown place": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY.replace('weight_decay', 'weight_decays')}}}}}",
+        ["search of arm filter=on", "optim.weight_decays: no key", "did you mean 'weight_decay'?"],
+    ),
+    "search of seeds": (
+        GOOD, SEEDS, "search: {factors: {x: {path: seed, levels: [1, 2]}}}",
+        ["search.factors.x.path: cannot be searched for: the study's `seeds` vary it"],
+    ),
+    "search of the evaluation": (
+        GOOD, SEEDS, "search: {factors: {x: {path: evaluate.0.k, levels: [1, 2]}}}",
+        ["search.factors.x.path: cannot be searched for", "evaluation"],
+    ),
+    "search of epochs beside its epochs": (
+        GOOD, SEEDS, "search: {factors: {x: {path: train.epochs, levels: [1, 2]}}, epochs: 2}",
+        ["search.factors.x.path: cannot be searched for beside search.epochs"],
+    ),
+    "search for fewer epochs than the warm-up": (
+        GOOD.replace("base: base.yaml", "base: base.yaml\nset: {optim.warmup_epochs: 3}"), SEEDS,
+        f"search: {{factors: {{{DECAY}}}, epochs: 2}}",
+        ["search.epochs of arm filter=on", "warmup_epochs"],
+    ),
+    "search with neither range nor levels": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay}}}",
+        ["search.factors.x.range: is required, or levels"],
+    ),
+    "search with range and levels": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, levels: [0, 1], range: {low: 0, high: 1}}}}",
+        ["search.factors.x.levels: cannot be given together with a range"],
+    ),
+    "search among one level": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, levels: [0]}}}",
+        ["search.factors.x.levels: ", "at least 2 items"],
+    ),
+    "search among equal levels": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, levels: [0, 0]}}}",
+        ["search.factors.x.levels: has a level twice"],
+    ),
+    "search in an empty range": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, range: {low: 1, high: 1}}}}",
+        ["search.factors.x.range.low: must be less than high (1.0) (got 1.0)"],
+    ),
+    "search on a logarithm of 0": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, range: {low: 0, high: 1, scale: log}}}}",
+        ["search.factors.x.range.low: must be greater than 0 with scale: log"],
+    ),
+    "search beyond what a place takes": (
+        GOOD, SEEDS, "search: {factors: {x: {path: optim.weight_decay, range: {low: -1, high: 1}}}}",
+        ["search of arm filter=on", "(x=-1.0)", "optim.weight_decay", "(got -1.0)"],
+    ),
+    "search where no arm is": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY[:-1]}, when: {{filter: [off], noise: gumbel}}}}}}}}",
+        ["search.factors.decay.when: matches no arm"],
+    ),
+    "search beside an unknown factor": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY[:-1]}, when: {{filtr: on}}}}}}}}",
+        ["search.factors.decay.when: no such factor (got 'filtr'); did you mean 'filter'?"],
+    ),
+    "search beside an unknown level": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY[:-1]}, when: {{filter: onn}}}}}}}}",
+        ["search.factors.decay.when.filter: no such level (got 'onn'); did you mean 'on'?"],
+    ),
+    "search never": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY[:-1]}, when: {{filter: []}}}}}}}}",
+        ["search.factors.decay.when.filter: an empty list means that it is never searched for"],
+    ),
+    "search per study without the baseline": (
+        GOOD, SEEDS, f"search: {{factors: {{{DECAY[:-1]}, when: {{filter: off}}}}}}, per: study}}",
+        ["search.factors.decay.when: leaves out the baseline, which alone is searched with per: study"],
+    ),
     "resources of nothing": (GOOD, SEEDS, "resources: {workers: 0}", ["resources.workers: ", "(got 0)"]),
 }  # fmt: skip
 
@@ -274,6 +376,11 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("text", [GOOD, TWO])
 def test_the_files_are_good_without_the_mistakes(tmp_path: Path, text: str) -> None:
     assert len(load_study(write(tmp_path, text)).arms) == {GOOD: 24, TWO: 8}[text]
+
+
+def test_a_search_is_good_without_the_mistakes(tmp_path: Path) -> None:
+    text = GOOD + f"search: {{factors: {{{DECAY[:-1]}, when: {{filter: on}}}}}}, epochs: 2}}\n"
+    assert load_study(write(tmp_path, text)).tuner is not None
 
 
 @pytest.mark.parametrize("what", BAD)
