@@ -13,7 +13,8 @@ from simlap.cli.output import out
 if TYPE_CHECKING:
     from simlap.study.estimate import Hours
     from simlap.study.fractional import AliasTable
-    from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.plan import Plan
+    from simlap.study.planned import PlannedCell
     from simlap.study.racing import Racing
 
 _MARKS = 20
@@ -129,7 +130,7 @@ def _print_searches(made: Plan) -> None:
 
 
 def _marks(cells: Sequence[PlannedCell], old: int) -> str:
-    from simlap.study.plan import SYMBOLS
+    from simlap.study.planned import SYMBOLS
 
     if cells and all(cell.is_later for cell in cells):
         return f"+ {len(cells)} after the search"

@@ -26,7 +26,7 @@ from simlap.errors import UserError
 if TYPE_CHECKING:
     from simlap.record.view import StudyView
     from simlap.study.apply import Outcome
-    from simlap.study.plan import Options
+    from simlap.study.options import Options
 
 
 BUDGET = 3
@@ -217,7 +217,7 @@ def _study(name: str, storage: str) -> StudyView:
 
 
 def _options(only: list[str] | None, retry: Retry | None, rerun: Rerun | None, seeds: int | None) -> Options:
-    from simlap.study.plan import Options
+    from simlap.study.options import Options
 
     return Options(tuple(only or ()), retry_failed=retry is not None, rerun_stale=rerun is not None, seeds=seeds)
 

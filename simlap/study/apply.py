@@ -17,8 +17,9 @@ from simlap.study.announce import announce
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog
 from simlap.study.lease import Lease
+from simlap.study.options import Options
 from simlap.study.placement import baseline_resources, check_resources, this_machine
-from simlap.study.plan import Options, Plan, make_plan
+from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import Study
 from simlap.study.stale import discard, to_rerun
 

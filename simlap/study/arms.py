@@ -13,7 +13,7 @@ from simlap.errors import ConfigError
 from simlap.study.designs import Design
 from simlap.study.levels import Levels, matches
 from simlap.study.levels import arm_name as arm_name
-from simlap.study.resolve import Resolver, place
+from simlap.study.resolve import RESOURCES, Resolver, place
 
 if TYPE_CHECKING:
     from simlap.study.spec import StudySpec
@@ -63,18 +63,23 @@ def make_arms(spec: StudySpec, design: Design, base: Experiment, path: Path) -> 
 
 def refused(path: str) -> str | None:
     """Why a study cannot vary what lies at a path; None where it can."""
-    section = next((key for key in path.split(".") if key != "pretrain"), "")
-    if section == "seed":
+    if _section(path) == "seed":
         return "the study's `seeds` vary it"
-    why = UNCOUNTED.get(section)
+    why = UNCOUNTED.get(_section(path))
     return why and f"it is no part of a run's identity ({why})"
+
+
+def _section(path: str) -> str:
+    """Of the experiment file, at whatever stage."""
+    return next((key for key in path.split(".") if key != "pretrain"), "")
 
 
 def _check_factors(spec: StudySpec, design: Design, file: str) -> None:
     """A factor changes what training computes, or what arms that differ in something else run on. No two in one arm change the
     same place."""
     for name, factor in spec.factors.items():
-        if reason := refused(factor.path):
+        # arms that differ in resources and in nothing else are found out when they are named
+        if (reason := refused(factor.path)) and _section(factor.path) != RESOURCES:
             raise ConfigError(
                 f"cannot be a factor: {reason}", file=file, key=f"factors.{name}.path", value=factor.path
             )  # fmt: skip

@@ -11,7 +11,7 @@ from simlap.config.schema import Count, Positive, Strict
 
 if TYPE_CHECKING:
     from simlap.study.index import Index
-    from simlap.study.plan import PlannedCell
+    from simlap.study.planned import PlannedCell
 
 
 class Budget(Strict):

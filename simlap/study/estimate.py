@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from simlap.config import Experiment
 
 if TYPE_CHECKING:
-    from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.plan import Plan
+    from simlap.study.planned import PlannedCell
 
 Shape = tuple[object, ...]
 

@@ -24,7 +24,8 @@ from simlap.study.failures import Retries
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog
 from simlap.study.rounds import Rounds

@@ -26,7 +26,7 @@ from simlap.study.failures import History
 from simlap.study.index import CellFacts
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing, is_auto
-from simlap.study.plan import PlannedCell
+from simlap.study.planned import PlannedCell
 
 PASSES = 8
 """So many smaller cells may start before one that waits for room; then all wait for it."""

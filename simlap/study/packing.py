@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from simlap.study.capacity import Share
 from simlap.study.estimate import shape
 from simlap.study.index import CellFacts
-from simlap.study.plan import PlannedCell
+from simlap.study.planned import PlannedCell
 
 MARGIN = 1.15
 """Times what was taken at most: the allocator's pieces lie otherwise the next time."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from simlap.config import Experiment
 from simlap.errors import ConfigError
-from simlap.record.code import code_of
-from simlap.record.journal import read_cell, read_track
-from simlap.record.view import CellView, EpochRow
 from simlap.storage import Storage
 from simlap.study.arms import Arm
 from simlap.study.budget import Budget, BudgetGuard, Spending, spending
-from simlap.study.checks import CheckedStage, check_arms, name_stages
+from simlap.study.checks import check_arms, name_stages
 from simlap.study.estimate import device_hours
 from simlap.study.events import read_events, stopped_cells, undecided_cells
-from simlap.study.index import CellFacts, Index, Wanted, read_facts
+from simlap.study.index import Index
+from simlap.study.options import Options, chosen_arms, with_seeds
+from simlap.study.planned import Action, PlannedCell, action_of, facts_of, stale_cells
 from simlap.study.reach import check_reach
 from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
@@ -32,109 +27,6 @@ from simlap.study.tuned import Tuning, tune
 
 if TYPE_CHECKING:
     from simlap.study.racing import Racing
-
-Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun", "spared"]
-"""`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew;
-`spared` is not needed by the race, begun or not."""
-SYMBOLS: dict[Action, str] = {
-    "new": "+", "done": "=", "resume": ">", "evaluate": ">", "stopped": "=", "failed": "!", "given_up": "!", "stale": "~",
-    "rerun": "~", "spared": ".",
-}  # fmt: skip
-"""As `simlap plan` shows them; a stopped cell is done for this study."""
-_AT_REST = ("done", "stopped", "given_up", "stale", "spared")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a launch is asked for besides the study file."""
-
-    only: tuple[str, ...] = ()
-    """Arms that have all these levels, `factor=level` with shell wildcards; empty: all arms."""
-    retry_failed: bool = False
-    """Run failed cells again, from their last checkpoint."""
-    rerun_stale: bool = False
-    """Discard what other code computed, and run it anew."""
-    seeds: int | None = None
-    """At least so many seeds."""
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A run that this study needs: an arm's cell, or an earlier stage of some; and what is to be done with it."""
-
-    cell_id: str
-    seed: int
-    line: str
-    """The arm's name, or the stage's."""
-    name: str
-    """Of its experiment."""
-    arm: Arm | None
-    """None for a stage that is no arm's own cell."""
-    stage: CheckedStage
-    action: Action
-    facts: CellFacts
-    """What is known of it without its journal."""
-    start: str | None
-    """Cell id of the stage it starts from, or `weights:` and their fingerprint."""
-    level: int
-    """How many stages come before it."""
-    storage: Storage
-    selected: bool = True
-    """False where this launch is to leave it alone, whatever there is to do."""
-    until: int | None = None
-    """An epoch before the last at which it pauses, for the race to look at."""
-    perhaps: bool = False
-    """Whether it is run only if the race comes to need it."""
-    trial: int | None = None
-    """Its number, where it is a trial of a search."""
-    is_later: bool = False
-    """Whether it only stands for one that is not known yet, and whose id is not this one's."""
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        return self.stage.experiment.with_seed(self.seed).model_copy(update={"name": self.name})
-
-    @cached_property
-    def view(self) -> CellView:
-        """Everything its journal says; read when it is first asked for."""
-        evaluate = protocols(self.stage.experiment) if self.arm is not None else None
-        return read_cell(self.storage, self.cell_id, seed=self.seed, evaluate=evaluate)
-
-    @cached_property
-    def track(self) -> tuple[list[EpochRow], int]:
-        """Its rows, and how many of its epochs are durable: what the race reads of many cells."""
-        return read_track(self.storage, self.cell_id)
-
-    def reread(self) -> PlannedCell:
-        """The cell as it is now; whoever asks this one for its view is told what it was."""
-        wanted = Wanted.of(self.stage.experiment.evaluate)
-        return replace(self, facts=read_facts(self.storage, self.cell_id, wanted))
-
-    @property
-    def fingerprint(self) -> str:
-        """Of its dataset."""
-        return self.stage.fingerprint
-
-    @property
-    def pending(self) -> bool:
-        return self.selected and self.action not in _AT_REST
-
-    @property
-    def epochs_left(self) -> int:
-        if not self.pending:
-            return 0
-        return self.stage.experiment.train.epochs - (0 if self.action == "rerun" else self.facts.epoch)
-
-    @property
-    def protected(self) -> bool:
-        """Whether no scheduler may stop it."""
-        return self.arm is None or self.arm.protected
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """What events call it."""
-        kind = "stage" if self.arm is None else "arm" if self.trial is None else "search"
-        return {"cell_id": self.cell_id, kind: self.line} | ({} if self.trial is None else {"trial": self.trial})
 
 
 @dataclass(frozen=True)
@@ -232,7 +124,7 @@ def make_plan(
     options = options or Options()
     study = with_seeds(study, options.seeds)
     check_reach(study)
-    chosen = _only(study, options.only)
+    chosen = chosen_arms(study, options.only)
     only = {arm.name for arm in study.arms if id(arm) in chosen}
     folder = storage.child("studies", study.name)
     events = read_events(folder)
@@ -296,49 +188,6 @@ def make_plan(
     )  # fmt: skip
 
 
-def with_seeds(study: Study, seeds: int | None) -> Study:
-    """The study with at least so many seeds: those of the file, then the smallest numbers that are not among them."""
-    given = study.spec.seed_list()
-    if seeds is None or seeds <= len(given):
-        return study
-    spare = (number for number in range(seeds + len(given)) if number not in given)
-    more = [*given, *(next(spare) for _ in range(seeds - len(given)))]
-    return replace(study, spec=study.spec.model_copy(update={"seeds": more}))
-
-
-def protocols(experiment: Experiment) -> list[dict[str, Any]]:
-    """What an experiment is evaluated with, as plain values."""
-    return [evaluation.model_dump(mode="json") for evaluation in experiment.evaluate]
-
-
-def _only(study: Study, patterns: Sequence[str]) -> set[int]:
-    """The ids of the arms that match all patterns (of one factor: any)."""
-    asked: dict[str, list[str]] = {}
-    for pattern in (part for text in patterns for part in text.split()):
-        factor, equals, level = pattern.partition("=")
-        if not equals:
-            raise ConfigError("is written factor=level", file="command line", key="--only", value=pattern)
-        if factor not in study.spec.factors:
-            choices = list(study.spec.factors)
-            raise ConfigError("no such factor", file="command line", key="--only", value=factor, choices=choices)
-        levels = list(dict.fromkeys(arm.levels[factor] for arm in study.arms if factor in arm.levels))
-        if not fnmatch.filter(levels, level):
-            key = f"--only {factor}"
-            raise ConfigError("no arm has such a level", file="command line", key=key, value=level, choices=levels)
-        asked.setdefault(factor, []).append(level)
-    chosen = {
-        id(arm)
-        for arm in study.arms
-        if all(any(fnmatch.fnmatchcase(arm.levels.get(f, ""), one) for one in any_of) for f, any_of in asked.items())
-    }
-    if not chosen:
-        raise ConfigError(
-            "no arm has all these levels", file="command line", key="--only", value=" ".join(patterns),
-            choices=[arm.name for arm in study.arms[:20]],
-        )  # fmt: skip
-    return chosen
-
-
 def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
     """The stages of every cell of these arms, checked and named."""
     checked = check_arms(arms, str(study.path))
@@ -357,64 +206,6 @@ def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
             seen[identity] = arm.name
             chains.append(Chain(seed, arm, named))
     return chains
-
-
-def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str]) -> dict[str, CellFacts]:
-    """What is known of every stage of these cells, by id.
-
-    A failure counts once a launch has decided that it is not to be tried again; one that was killed before has not (`undecided`).
-    """
-    wanted: dict[str, Wanted] = {}
-    made: dict[int, Wanted] = {}  # one for all that share their protocols, which the chains hold
-    for last in (False, True):  # where a stage is an arm too, the arm's protocols are wanted
-        for chain in chains:
-            for stage in chain.stages[-1:] if last else chain.stages[:-1]:
-                evaluate = stage.checked.experiment.evaluate
-                if id(evaluate) not in made:
-                    made[id(evaluate)] = Wanted.of(evaluate)
-                wanted[stage.cell_id] = made[id(evaluate)]
-    return {
-        cell_id: replace(known, state="interrupted") if known.state == "failed" and cell_id in undecided else known
-        for cell_id, known in index.facts(wanted).items()
-    }
-
-
-def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
-    """Finished cells that other code computed, or that started from one of them."""
-    codes: dict[int, str] = {}  # one for all seeds
-    stale: set[str] = set()
-    for chain in chains:
-        for stage in chain.stages:
-            known = facts[stage.cell_id]
-            if known.state != "done":
-                continue
-            if id(stage.checked) not in codes:
-                codes[id(stage.checked)] = code_of(stage.checked.experiment)
-            if known.code not in (None, codes[id(stage.checked)]) or stage.start in stale:
-                stale.add(stage.cell_id)
-    return stale
-
-
-def action_of(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
-    """What is to be done with a cell.
-
-    Args:
-        facts: what is known of it.
-        stopped: by the study's scheduler, which may stop it.
-        stale: finished by other code.
-        options: what the launch is asked for.
-    """
-    match facts.state:
-        case "new":
-            return "new"
-        case "done":
-            if stale:
-                return "rerun" if options.rerun_stale else "stale"
-            return "done" if facts.evaluated is not None else "evaluate"
-        case "failed":
-            return "failed" if options.retry_failed else "given_up"
-        case _:
-            return "stopped" if stopped else "resume"
 
 
 def _with_stages(

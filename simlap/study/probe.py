@@ -89,7 +89,7 @@ def _run(text: str, seconds: float) -> tuple[list[dict[str, Any]], str]:
 
 
 def _key(shape: tuple[object, ...], experiment: Experiment) -> str:
-    return json.dumps([shape, _machine(experiment.resources.gpus_per_worker > 0), code_of(experiment)])
+    return json.dumps([shape, _machine(experiment.resources.gpus > 0), code_of(experiment)])
 
 
 def _machine(gpu: bool) -> list[str]:
@@ -112,7 +112,7 @@ def epoch_seconds(experiment: Experiment) -> float:
     from simlap.train.world import World
 
     info = inspect_data(experiment.data)
-    gpu = experiment.resources.gpus_per_worker > 0
+    gpu = experiment.resources.gpus > 0
     if gpu and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here")
     world = World(device=torch.device("cuda" if gpu else "cpu"))

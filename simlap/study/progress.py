@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from simlap.study.live import FINISHED, Failure, LiveArm, LiveCell, LiveStudy
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 
 if TYPE_CHECKING:
     from simlap.study.racing import Racing

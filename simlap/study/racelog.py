@@ -15,7 +15,8 @@ from simlap.record.journal import cell_storage, end_for_worker
 from simlap.record.view import DECISIONS_SCHEMA_VERSION
 from simlap.storage import Storage
 from simlap.study.events import EventLog, read_events, stopped_cells
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 from simlap.study.racing import Racing
 from simlap.study.standing import Decision, Look
 

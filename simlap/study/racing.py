@@ -15,7 +15,7 @@ from simlap.study.race import Cell, Entrants, Standing, race
 from simlap.study.scheduling import Race
 
 if TYPE_CHECKING:
-    from simlap.study.plan import PlannedCell
+    from simlap.study.planned import PlannedCell
     from simlap.study.spec import Study
 
 

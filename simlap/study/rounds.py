@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from simlap.study.plan import Action, Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import Action, PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog
 from simlap.study.racing import Racing, mark, stand

@@ -15,7 +15,8 @@ from simlap.study.searches import saved_searches
 from simlap.study.spec import Study
 
 if TYPE_CHECKING:
-    from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.plan import Plan
+    from simlap.study.planned import PlannedCell
 
 SCHEMA_VERSION = 1
 
@@ -73,7 +74,7 @@ def save_plan(plan: Plan) -> None:
 
 
 def _json(plan: Plan) -> dict[str, Any]:
-    from simlap.study.plan import protocols
+    from simlap.study.planned import protocols
 
     spec = plan.study.spec
     return {

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simlap.study.plan import Plan, PlannedCell
+    from simlap.study.plan import Plan
+    from simlap.study.planned import PlannedCell
     from simlap.study.tuned import ArmSearch
 
 

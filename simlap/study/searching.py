@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from simlap.study.events import EventLog, read_events
-from simlap.study.plan import Options, Plan, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
 from simlap.study.scheduling import NoScheduler
 from simlap.study.searches import decisions, searches
 from simlap.study.spec import Study

@@ -13,7 +13,7 @@ from simlap.study.arms import Arm, arm_name
 from simlap.study.checks import NamedStage
 
 if TYPE_CHECKING:
-    from simlap.study.plan import PlannedCell
+    from simlap.study.planned import PlannedCell
 
 
 @dataclass(frozen=True)

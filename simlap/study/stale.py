@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from simlap.record.journal import cell_storage
 from simlap.storage import Storage
 from simlap.study.index import forget
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 
 _IN_ORDER = ("checkpoints", "evaluations", "result.json", "journal", "logs", "provenance.json", "config.yaml")
 """A kill in between leaves a run that is stale still, or one that was never finished and has no checkpoint: both begin anew."""

@@ -19,7 +19,8 @@ from simlap.run.launch import trainer
 from simlap.run.logs import CellLog
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 from simlap.study.stale import times_rerun
 from simlap.train import loop
 from simlap.train.world import World

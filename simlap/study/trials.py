@@ -16,7 +16,8 @@ from simlap.study.stages import Chain
 from simlap.study.tuned import Known, Tuning
 
 if TYPE_CHECKING:
-    from simlap.study.plan import Options, PlannedCell
+    from simlap.study.options import Options
+    from simlap.study.planned import PlannedCell
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def known_cells(
         tried: cells that this launch has run.
         undecided: cells whose failure no launch has decided about.
     """
-    from simlap.study.plan import action_of, facts_of, stale_cells
+    from simlap.study.planned import action_of, facts_of, stale_cells
 
     facts = facts_of(index, chains, undecided)
     stale = stale_cells(chains, facts)
@@ -89,7 +90,7 @@ def later_cells(tuning: Tuning, storage: Storage, names: set[str]) -> list[Plann
         storage: of its cells.
         names: of the arms that the launch is asked for.
     """
-    from simlap.study.plan import PlannedCell
+    from simlap.study.planned import PlannedCell
 
     study = tuning.study
     later: list[PlannedCell] = []
@@ -97,7 +98,8 @@ def later_cells(tuning: Tuning, storage: Storage, names: set[str]) -> list[Plann
     def add(arm: Arm, line: str, stage: CheckedStage, seed: int, trial: int | None, selected: bool) -> None:
         identity = canonical_hash(["later", study.name, line, seed, trial])
         cell = PlannedCell(
-            identity, seed, line, line, arm, stage, "new", CellFacts(), None, 0, storage, selected, trial, is_later=True
+            identity, seed, line, line, arm, stage, "new", CellFacts(), None, 0, storage, selected,
+            trial=trial, is_later=True,
         )  # fmt: skip
         later.append(cell)
 

@@ -19,7 +19,8 @@ from simlap.study.events import EventLog
 from simlap.study.failures import Retries, classify
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.index import CellFacts
-from simlap.study.plan import Plan, PlannedCell
+from simlap.study.plan import Plan
+from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 
 _log = logging.getLogger("simlap.study")

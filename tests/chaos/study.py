@@ -12,7 +12,8 @@ import torch
 from simlap.config import yaml
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
-from simlap.study.plan import PlannedCell, make_plan
+from simlap.study.plan import make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.spec import load_study
 from simlap.train.world import World
 from tests.distributed.spawn import run_workers

@@ -70,7 +70,7 @@ def test_a_run_says_what_it_started_from() -> None:
 
 def test_params_tell_of_the_last_stage_alone() -> None:
     one = cell(0, 0, {"filter": "on"})
-    one.config["pretrain"] = {"name": "first", "train": {"epochs": 2}}
+    one = replace(one, config={**one.config, "pretrain": {"name": "first", "train": {"epochs": 2}}})
     assert not any(key.startswith("pretrain") for key in only_cell(one).params)
     assert not any("pretrain" in key for key in only_cell(one).tags)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,11 +35,11 @@ def raced(**changes: object) -> StudyView:
     view = factory.stop(view, GIVEN_UP, {0: 5, 1: 5, 2: 5}, "stopped", reason="race")
     view = factory.stop(view, GIVEN_UP, {3: 0, 4: 0}, "new")
 
-    def look(verdict: str, difference: float, seeds: int = 3, **fields: object) -> DecisionView:
+    def look(verdict: str, difference: float, seeds: int = 3, **fields: Any) -> DecisionView:
         reason = f"race: {difference:+.4g} against {BASELINE} after {seeds} seeds"
         return DecisionView(
             **{**_LOOK, "verdict": verdict, "difference": difference, "seeds": seeds, "reason": reason, **fields}
-        )  # type: ignore[arg-type]
+        )
 
     decisions = {
         BETTER: look("better", 0.03, p_adjusted=0.004),
@@ -79,7 +80,7 @@ def test_it_is_said_in_words_and_nothing_is_adjusted_beside_it() -> None:
     assert "not decided yet" in said[OPEN][1]
     assert report.effects == []
     for form in ("html", "md", "latex"):
-        text = render(report, form)  # type: ignore[arg-type]
+        text = render(report, form)
         assert "Holm" not in text
         assert "better" in text
     stream = io.StringIO()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from simlap.config import evaluation_id, yaml
 from simlap.record.code import code_hash
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
-from simlap.study.plan import PlannedCell
+from simlap.study.planned import PlannedCell
 
 EPOCH_S = 0.5
 

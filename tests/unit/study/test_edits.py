@@ -14,7 +14,9 @@ import simlap.train.check  # noqa: F401 - torch is here: the checks need no proc
 from simlap.config import yaml
 from simlap.storage import Storage
 from simlap.study.events import EventLog
-from simlap.study.plan import Options, Plan, PlannedCell, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.spec import load_study
 from tests.tiny import TREE
 from tests.unit.study.pretend import pretend

@@ -13,7 +13,8 @@ from simlap.config import yaml
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study.feed import CellFeed
-from simlap.study.plan import PlannedCell, make_plan
+from simlap.study.plan import make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.spec import load_study
 from tests.tiny import TREE
 

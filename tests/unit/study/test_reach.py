@@ -10,7 +10,8 @@ import pytest
 from simlap.config import yaml
 from simlap.errors import ConfigError
 from simlap.storage import Storage
-from simlap.study.plan import Options, Plan, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
 from simlap.study.power import power_of, seeds_needed
 from simlap.study.reach import check_reach, detection, out_of_margin, warnings
 from simlap.study.spec import load_study

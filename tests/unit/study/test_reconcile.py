@@ -25,7 +25,8 @@ from simlap.study import gc as collector
 from simlap.study.budget import Budget, BudgetGuard, budget_left
 from simlap.study.estimate import detectable, device_hours
 from simlap.study.events import EventLog
-from simlap.study.plan import Options, Plan, make_plan, with_seeds
+from simlap.study.options import Options, with_seeds
+from simlap.study.plan import Plan, make_plan
 from simlap.study.power import smallest_difference
 from simlap.study.saved import superseded
 from simlap.study.spec import Study, load_study

@@ -21,7 +21,9 @@ from simlap.record.view import RaceView
 from simlap.storage import Storage
 from simlap.study.budget import Budget
 from simlap.study.events import EventLog, read_events
-from simlap.study.plan import Options, Plan, PlannedCell, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog, record_race
 from simlap.study.rounds import Rounds
@@ -97,6 +99,8 @@ class Runner:
                     made.guard.started(cell)
                 events.write("cell_started", **cell.place, seed=cell.seed)
                 self.run(cell)
+                if (cell.line, cell.seed) in self.fails:
+                    events.write("cell_failed", **cell.place, reason="it was told to")
                 if kill_after is not None and len(self.ran) >= kill_after:
                     raise Killed
         return rounds.finished and not made.held_back
@@ -129,7 +133,7 @@ class Runner:
         return {arm: decision.verdict for arm, decision in self.race.decisions.items() if decision.leaves}
 
     def states(self) -> dict[tuple[str, int], tuple[str, int]]:
-        found = {}
+        found: dict[tuple[str, int], tuple[str, int]] = {}
         for cell in self.plan().cells:
             folder = cell_storage(self.storage, cell.cell_id)
             progress = read_progress(folder, read_rows(folder))

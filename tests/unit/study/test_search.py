@@ -26,7 +26,9 @@ from simlap.study import gc as collector
 from simlap.study import suggest as suggesting
 from simlap.study.events import EventLog, read_events
 from simlap.study.follow import Follower
-from simlap.study.plan import Options, Plan, PlannedCell, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.search import FIRST_SEED, Search, Values
 from simlap.study.searching import run_searches

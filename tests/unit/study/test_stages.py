@@ -16,7 +16,9 @@ from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study import execute
 from simlap.study.events import EventLog, read_events
-from simlap.study.plan import Options, Plan, PlannedCell, make_plan
+from simlap.study.options import Options
+from simlap.study.plan import Plan, make_plan
+from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.spec import load_study
 from simlap.train.world import World
