@@ -81,12 +81,13 @@ def apply(
     check(study, storage, address=address, options=options)
     folder = storage.child("studies", study.name)
     with Lease(folder) as lease:
+        claims = Claims(storage, study.name, lease)
         # again, now that nobody else can change it
         plan = make_plan(study, storage, options)
         if plan.racing is not None:
             from simlap.study.racelog import record_race
 
-            record_race(plan)
+            record_race(plan, claims)
         used = plan.guard.reached() if plan.guard else None
         if used or not plan.pending:
             used = used or _all_cells_begun(plan)
@@ -104,7 +105,7 @@ def apply(
         announce(plan, console)
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             ran = len(plan.pending)
-            plan, finished = _execute(plan, study, options, folder, nodes, console, Claims(storage, study.name, lease))
+            plan, finished = _execute(plan, study, options, folder, nodes, console, claims)
             outcome = _reported(study, storage, ran=ran, finished=finished)
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:

@@ -19,6 +19,9 @@ from simlap.record.journal import cell_storage
 from simlap.storage import Storage
 from simlap.study.lease import BEAT_S, POLLS, Lease, is_dead
 
+CLAIM = "claim.json"
+"""In a run directory."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -54,24 +57,24 @@ class Claims:
         """Claim a cell. Returns None where this launch has it now, else who has."""
         cell = cell_storage(self._storage, cell_id)
         mine = json.dumps(vars(self._own)).encode()
-        created = cell.create("claim.json", mine)
+        created = cell.create(CLAIM, mine)
         if created and cell.is_local:
             return None
         found = self._read(cell_id)
         if found is not None and found.token != self._own.token:
             if self._is_alive(found):
                 return found
-            cell.write("claim.json", mine)
+            cell.write(CLAIM, mine)
             found = self._read(cell_id)  # another one may have taken over at the same moment
         elif found is None:  # it has just been given back
-            return None if cell.create("claim.json", mine) else self.holder(cell_id)
+            return None if cell.create(CLAIM, mine) else self.holder(cell_id)
         return None if found is None or found.token == self._own.token else found
 
     def release(self, cell_id: str) -> None:
         """Give a cell back, if this launch has it."""
         found = self._read(cell_id)
         if found is not None and found.token == self._own.token:
-            cell_storage(self._storage, cell_id).delete("claim.json")
+            cell_storage(self._storage, cell_id).delete(CLAIM)
 
     def holder(self, cell_id: str) -> Holder | None:
         """Another launch that is alive, as far as is known, and has the cell."""
@@ -86,7 +89,7 @@ class Claims:
 
     def _read(self, cell_id: str) -> Holder | None:
         try:
-            return Holder(**cell_storage(self._storage, cell_id).read_json("claim.json"))
+            return Holder(**cell_storage(self._storage, cell_id).read_json(CLAIM))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):  # not whole: whoever wrote it is gone, for objects appear as a whole

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from simlap.record.journal import now_ms
@@ -139,3 +141,16 @@ def stopped_cells(events: list[dict[str, Any]], scheduler: dict[str, Any]) -> di
         elif event["type"] in ("cell_started", "cell_done"):
             stopped.pop(event["cell_id"], None)
     return stopped
+
+
+def persist(write: Callable[[], None]) -> None:
+    """A storage that hiccups must not end the study: Tune would kill every running cell."""
+    for pause in (0.5, 2.0, None):
+        try:
+            write()
+            return
+        except OSError:
+            if pause is None:
+                _log.exception("the study's log could not be written; the next launch makes up for it")
+                return
+            time.sleep(pause)

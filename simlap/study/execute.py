@@ -19,7 +19,7 @@ from simlap.record.provenance import collect
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
-from simlap.study.events import EventLog
+from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.lease import BEAT_S
@@ -32,7 +32,7 @@ from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
-from simlap.study.watch import StudyCallback, persist
+from simlap.study.watch import StudyCallback
 
 
 def run_plan(
@@ -105,7 +105,7 @@ def _run_race(
     rounds = Rounds(
         plan,
         progress=progress,
-        log=RaceLog(plan, events),
+        log=RaceLog(plan, events, claims),
         fail=lambda cell, reason: _fail(plan, cell, reason, progress, events),
     )
     if first := rounds():
@@ -168,10 +168,8 @@ def execute(
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())
     _fit(plan, feed, callback, scheduler, names[0])
-    states = [*progress.cells.values()]
-    while (
-        feed.held and not any(cell.state in ("running", "interrupted") for cell in states) and _comes_free(plan, feed)
-    ):
+    # what was handed out and has not come to an end: the user interrupted
+    while feed.held and not feed.attempts and not feed.is_ended and _comes_free(plan, feed):
         _fit(plan, feed, callback, scheduler, names[0])
     finished = {"done", "stopped", "failed"}
     return all(progress.cells[cell.cell_id].state in finished for cell in cells)
@@ -205,15 +203,15 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     """Wait for other launches until one has left something to be run (True), or nothing is held any more: then whether more
     cells may follow. Tune's own waiting could not be interrupted."""
     try:
-        while not feed.reclaim():
-            if plan.guard is not None and plan.guard.reached():
-                return False
+        while plan.guard is None or not plan.guard.reached():
+            if feed.reclaim():
+                return True
             if not feed.held:
                 return feed.may_grow
             time.sleep(BEAT_S)
     except KeyboardInterrupt:
-        return False
-    return True
+        pass
+    return False
 
 
 class _Spent(tune.Stopper):

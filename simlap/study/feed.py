@@ -6,6 +6,7 @@ A grid of all cells would be copied, queued and looked through by Tune as a whol
 from __future__ import annotations
 
 import heapq
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing, is_auto
 from simlap.study.planned import PlannedCell
 
+_log = logging.getLogger("simlap.study")
 PASSES = 8
 """So many smaller cells may start before one that waits for room; then all wait for it."""
 _LOOK_S = 5.0
@@ -148,6 +150,11 @@ class CellFeed(SearchAlgorithm):
         return bool(self._finished or not (self._busy or (self._more is not None and not self.held)))
 
     @property
+    def is_ended(self) -> bool:
+        """Whether Tune was told to end: nothing more is handed out."""
+        return bool(self._finished)
+
+    @property
     def may_grow(self) -> bool:
         """Whether there may be more cells than were given so far."""
         return self._more is not None
@@ -199,13 +206,19 @@ class CellFeed(SearchAlgorithm):
     def reclaim(self) -> bool:
         """Look again at what is held: what another launch has done is done; what none has any more waits for its turn.
         Whether anything waits now."""
+        assert self._claims is not None
         held, self.held = self.held, []
         for attempt in held:
-            assert self._claims is not None
-            abandoned = self._claims.is_abandoned(attempt.cell.cell_id)
-            if not abandoned and self._claims.holder(attempt.cell.cell_id) is not None:
+            try:
+                abandoned = self._claims.is_abandoned(attempt.cell.cell_id)
+                going_on = not abandoned and self._claims.holder(attempt.cell.cell_id) is not None
+                fresh = None if going_on else self._after_others(attempt, given_back=not abandoned)
+            except OSError as error:  # of the storage: Tune would kill all that runs
+                _log.warning("%s: whether another launch has it could not be read: %s", attempt.cell.cell_id, error)
+                going_on, fresh = True, None
+            if going_on:
                 self.held.append(attempt)
-            elif (fresh := self._after_others(attempt, given_back=not abandoned)) is not None:
+            elif fresh is not None:
                 self._queue(fresh)
         return any(self._waiting.values())
 
@@ -217,8 +230,14 @@ class CellFeed(SearchAlgorithm):
             self._looked_at_held = time.monotonic()
             self.reclaim()
         while (attempt := self._take(trial_id)) is not None:
-            holder = self._claims.take(attempt.cell.cell_id)
-            fresh = self._after_others(attempt) if holder is None else None
+            try:
+                holder = self._claims.take(attempt.cell.cell_id)
+                fresh = self._after_others(attempt) if holder is None else None
+            except OSError as error:
+                _log.warning("%s could not be claimed, and is tried again: %s", attempt.cell.cell_id, error)
+                self.capacity.release(trial_id)
+                self._queue(attempt)
+                return None
             if fresh is not None:
                 return fresh
             self.capacity.release(trial_id)

@@ -123,7 +123,8 @@ class Follower:
         """Read what is new."""
         changed: set[str] = set()
         events = list(self._events())
-        if any(event["type"] in ("search_asked", "search_decision") for event in events):
+        unknown = any("cell_id" in event and event["cell_id"] not in self._cells for event in events)
+        if unknown or any(event["type"] in ("search_asked", "search_decision") for event in events):
             self._show(self.folder.read_json("plan.json"))
         for event in events:
             changed |= self._take(event)

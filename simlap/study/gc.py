@@ -7,7 +7,7 @@ began belong to nobody's study and are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,12 +85,37 @@ def _needed(storage: Storage, *, removed: bool) -> tuple[set[str], set[str]]:
             plan = study.read_json("plan.json")
         except FileNotFoundError:
             continue
-        own = set(_ids(plan["arms"], [*plan.get("stages", []), *trial_cells(plan)]))
-        kept = set(_ids(plan.get("kept", []), plan.get("kept_trials", [])))
+        # arms whose search goes on have no cells of their own: those that they had are not of removed arms
+        searched = {arm["name"] for arm in plan["arms"] if not arm["cells"]}
+        again = [arm for arm in plan.get("kept", []) if arm["name"] in searched]
+        own = _with_starts(storage, _ids([*plan["arms"], *again], [*plan.get("stages", []), *trial_cells(plan)]))
+        kept = _with_starts(storage, _ids(plan.get("kept", []), plan.get("kept_trials", [])))
         needed |= own if removed else own | kept
         if study.exists("lease.json"):
             held |= own | kept
     return needed, held
+
+
+def _with_starts(storage: Storage, cell_ids: Iterable[str]) -> set[str]:
+    """These cells, and what they started from."""
+    found: set[str] = set()
+    pending = [*cell_ids]
+    while pending:
+        cell_id = pending.pop()
+        if cell_id not in found:
+            found.add(cell_id)
+            start = _start(storage, cell_id)
+            pending += [] if start is None else [start]
+    return found
+
+
+def _start(storage: Storage, cell_id: str) -> str | None:
+    """The cell that a run started from."""
+    try:
+        start = cell_storage(storage, cell_id).read_json("provenance.json").get("start")
+    except (FileNotFoundError, ValueError):  # not begun, or not whole
+        return None
+    return None if start is None or start.startswith("weights:") else str(start)
 
 
 def _ids(arms: list[dict[str, Any]], stages: list[dict[str, Any]]) -> Iterator[str]:

@@ -170,7 +170,7 @@ def make_plan(
     budget = study.spec.budget
     spent = spending(events, index)
     racing = None
-    if isinstance(scheduler, Race) and not tuning.waiting:
+    if isinstance(scheduler, Race):
         from simlap.study.racing import mark, stand  # scipy takes a while to import
 
         own_cells = cells[len(trials) :]

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from simlap.config import Experiment
 from simlap.record.code import code_of
-from simlap.record.journal import read_cell, read_track
+from simlap.record.journal import cell_storage, read_cell, read_track
 from simlap.record.view import CellView, EpochRow
 from simlap.storage import Storage
 from simlap.study.arms import Arm
 from simlap.study.checks import CheckedStage
+from simlap.study.claims import CLAIM
 from simlap.study.index import CellFacts, Index, Wanted, read_facts
 from simlap.study.options import Options
 from simlap.study.stages import Chain
@@ -121,7 +122,8 @@ def protocols(experiment: Experiment) -> list[dict[str, Any]]:
 def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str]) -> dict[str, CellFacts]:
     """What is known of every stage of these cells, by id.
 
-    A failure counts once a launch has decided that it is not to be tried again; one that was killed before has not (`undecided`).
+    A failure counts once a launch has decided that it is not to be tried again. One that was killed before has not (`undecided`),
+    nor has one that still has its claim on the cell: another study's launch too may be about to try it again.
     """
     wanted: dict[str, Wanted] = {}
     made: dict[int, Wanted] = {}  # one for all that share their protocols, which the chains hold
@@ -132,8 +134,12 @@ def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str])
                 if id(evaluate) not in made:
                     made[id(evaluate)] = Wanted.of(evaluate)
                 wanted[stage.cell_id] = made[id(evaluate)]
+
+    def is_open(cell_id: str) -> bool:
+        return cell_id in undecided or cell_storage(index.storage, cell_id).exists(CLAIM)
+
     return {
-        cell_id: replace(known, state="interrupted") if known.state == "failed" and cell_id in undecided else known
+        cell_id: replace(known, state="interrupted") if known.state == "failed" and is_open(cell_id) else known
         for cell_id, known in index.facts(wanted).items()
     }
 

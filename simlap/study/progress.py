@@ -74,7 +74,7 @@ class Progress:
             cell = known.get(planned.cell_id) or self._cell(planned)
             self.cells[planned.cell_id], self._planned[planned.cell_id] = cell, planned
             line.cells.append(cell)
-        self.study.arms = [*lines.values()]
+        self.study.arms, self.study.race = [*lines.values()], plan.racing is not None
         now = {cell.cell_id for cell in (*plan.pending, *plan.later) if cell.selected}
         self._pending = {cell_id for cell_id in self._pending if cell_id in self.cells} | now
 
@@ -145,7 +145,7 @@ class Progress:
         """
         lines = {line.name: line for line in self.study.arms}
         for arm, decision in racing.standing.verdicts.items():
-            if not lines[arm].verdict:
+            if arm in lines and not lines[arm].verdict:  # an arm that no values were found for has no line
                 lines[arm].verdict = decision.verdict
                 if self._live is None:
                     self._say(Text(f"{decision.verdict:<8} {arm}  {decision.reason}"))

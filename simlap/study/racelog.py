@@ -14,7 +14,8 @@ from typing import Any
 from simlap.record.journal import cell_storage, end_for_worker
 from simlap.record.view import DECISIONS_SCHEMA_VERSION
 from simlap.storage import Storage
-from simlap.study.events import EventLog, read_events, stopped_cells
+from simlap.study.claims import Claims
+from simlap.study.events import EventLog, persist, read_events, stopped_cells
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.racing import Racing
@@ -30,10 +31,11 @@ class RaceLog:
     Args:
         plan: of the study, which its launch holds.
         events: of this launch (default: begun when there is something to be written).
+        claims: against other launches that have the same cells.
     """
 
-    def __init__(self, plan: Plan, events: EventLog | None = None) -> None:
-        self._plan, self._events, self._own = plan, events, events is None
+    def __init__(self, plan: Plan, events: EventLog | None = None, claims: Claims | None = None) -> None:
+        self._plan, self._events, self._own, self._claims = plan, events, events is None, claims
         self._folder = plan.storage.child("studies", plan.study.name)
         written = read_events(self._folder)
         self._decided: dict[Key, dict[str, Any]] = {
@@ -57,7 +59,8 @@ class RaceLog:
         Returns:
             The cells that were stopped just now.
         """
-        write_standing(self._folder, racing)  # first: whoever follows the events finds it there
+        # first: whoever follows the events finds it there
+        persist(lambda: write_standing(self._folder, racing))
         for look in racing.standing.looks:
             for decision in look.decisions:
                 self._decision(look, decision)
@@ -70,9 +73,8 @@ class RaceLog:
         return stopped
 
     def _event(self, kind: str, **fields: Any) -> None:
-        if self._events is None:
-            self._events = EventLog(self._folder)
-        self._events.write(kind, **fields)
+        events = self._events = self._events or EventLog(self._folder)
+        persist(lambda: events.write(kind, **fields))
 
     def _decision(self, look: Look, decision: Decision) -> None:
         key = (look.seeds, look.epochs, decision.arm)
@@ -87,6 +89,12 @@ class RaceLog:
             fields = {**cell.place, "epoch": cell.facts.epoch, "reason": reason}
             self._event("cell_stopped", scheduler=self._settings, **fields)
             self._stopped[cell.cell_id] = reason
+        persist(lambda: self._end(cell, reason))
+
+    def _end(self, cell: PlannedCell, reason: str) -> None:
+        """Not where another study's launch is at work on the cell: the next launch of this one makes up for it."""
+        if self._claims is not None and self._claims.holder(cell.cell_id) is not None:
+            return
         folder, config = cell_storage(cell.storage, cell.cell_id), cell.experiment.model_dump(mode="json")
         end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.facts.epoch, reason=reason)
 
@@ -121,10 +129,10 @@ def write_standing(study: Storage, racing: Racing) -> None:
     study.write_json("race.json", content)
 
 
-def record_race(plan: Plan) -> None:
+def record_race(plan: Plan, claims: Claims | None = None) -> None:
     """Make up for what an earlier launch decided and did not live to write, and write what an edited file has decided."""
     if plan.racing is not None:
-        RaceLog(plan).write(plan.racing, plan.cells)
+        RaceLog(plan, claims=claims).write(plan.racing, plan.cells)
 
 
 def _numbers(look: Look, decision: Decision) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Rounds:
     def _begin(self) -> bool:
         """Look, and plan the next round. Returns whether there is one."""
         cells = [*self._cells.values()]
-        self.racing = stand(self._plan.study, cells, self._tried)
+        lost = self._plan.tuning.hopeless if self._plan.tuning is not None else {}
+        self.racing = stand(self._plan.study, cells, self._tried, lost)
         marked = mark(self.racing, cells, self._plan.uses.keys())
         stopped = self._log.write(self.racing, marked)
         self._progress.decided(self.racing, marked, stopped)

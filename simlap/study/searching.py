@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from simlap.study.events import EventLog, read_events
+from simlap.study.events import EventLog, persist, read_events
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.scheduling import NoScheduler
 from simlap.study.searches import decisions, searches
 from simlap.study.spec import Study
 from simlap.study.stale import discard, to_rerun
-from simlap.study.watch import persist
 
 
 def run_searches(

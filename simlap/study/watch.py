@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,13 @@ from ray.tune.schedulers import TrialScheduler
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import CellState
 from simlap.study.claims import Holder
-from simlap.study.events import EventLog
+from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries, classify
 from simlap.study.feed import Attempt, CellFeed
 from simlap.study.index import CellFacts
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
-
-_log = logging.getLogger("simlap.study")
 
 
 class StudyCallback(tune.Callback):
@@ -166,19 +161,6 @@ class StudyCallback(tune.Callback):
         from ray.util.placement_group import PlacementGroup, remove_placement_group
 
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
-
-
-def persist(write: Callable[[], None]) -> None:
-    """A storage that hiccups must not end the study: Tune would kill every running cell."""
-    for pause in (0.5, 2.0, None):
-        try:
-            write()
-            return
-        except OSError:
-            if pause is None:
-                _log.exception("the study's log could not be written; the next launch makes up for it")
-                return
-            time.sleep(pause)
 
 
 def _error_text(trial: Trial) -> str:

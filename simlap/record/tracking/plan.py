@@ -42,7 +42,8 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     files = [Artifact(f"report/{name}", _hash(data), _constant(data)) for name, data in sorted(report.items())]
     if study.text:
         files.append(Artifact("study.yaml", _hash(study.text.encode()), _constant(study.text.encode())))
-    status = _overall(cells)
+    # arms whose search goes on have no cells yet
+    status = "RUNNING" if any(not arm.cells for arm in study.arms) else _overall(cells)
     tags = {
         "simlap.kind": "study",
         "simlap.study": study.name,

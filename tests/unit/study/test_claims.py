@@ -161,6 +161,10 @@ def applied(folder: Path, name: str, levels: str, room: int = 1) -> Iterator[Lau
         yield going
 
 
+def applied_plan(folder: Path, name: str) -> Plan:
+    return make_plan(load_study(folder / f"{name}.yaml"), Storage(folder / "runs"))
+
+
 def lines(trials: list[tuple[str, Attempt]]) -> list[str]:
     return [attempt.cell.line.removeprefix("temperature=") for _, attempt in trials]
 
@@ -247,3 +251,37 @@ def test_who_was_superseded_waits_for_who_took_over(folder: Path) -> None:
         assert one.feed.lost(trial[1])
         one.feed.on_trial_complete(trial[0])
         assert lines(one.start()) == ["0.2"]
+
+
+def test_a_failure_counts_when_its_launch_has_let_the_cell_go(folder: Path) -> None:
+    """Until then it may be about to try the cell again."""
+    with applied(folder, "a", "0.1, 0.2") as one:
+        (trial,) = one.start()
+        pretend(trial[1].cell, "failed")
+        with applied(folder, "b", "0.1") as two:
+            assert [cell.action for cell in two.plan.cells] == ["resume"]
+            assert two.start() == []
+            assert two.held == [("temperature=0.1", "a")]
+        one.end(trial, "failed")
+    assert [cell.action for cell in applied_plan(folder, "b").cells] == ["given_up"]
+
+
+def test_a_storage_that_fails_costs_a_look_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune would kill every running cell."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("stale file handle")
+
+    with applied(folder, "a", "0.1") as one, applied(folder, "b", "0.1, 0.2", room=2) as two:
+        with monkeypatch.context() as broken:
+            broken.setattr(Claims, "take", refuse)
+            assert two.start() == []
+        (trial,) = one.start()
+        assert lines(two.start()) == ["0.2"]
+        with monkeypatch.context() as broken:
+            broken.setattr(Claims, "is_abandoned", refuse)
+            assert not two.feed.reclaim()
+        assert len(two.feed.held) == 1
+        one.end(trial)
+        assert not two.feed.reclaim()
+        assert two.elsewhere == {"temperature=0.1": "done"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.racelog import RaceLog
+from simlap.study.rounds import Rounds
 from simlap.study.search import FIRST_SEED, Search, Values
 from simlap.study.searching import run_searches
 from simlap.study.spec import Study, load_study
@@ -455,3 +458,44 @@ def test_arms_that_tuning_makes_equal_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="wherever both are given the same searched values"):
         plan(tmp_path, text)
+
+
+RACE = STUDY.replace("seeds: 2", "seeds: 5") + "scheduler: {kind: race, first_seeds: 3, step: 1}\n"
+
+
+def test_a_race_goes_on_without_an_arm_that_no_values_were_found_for(tmp_path: Path) -> None:
+    *_, last = search(plan(tmp_path, RACE), objective=lambda cell: None if "open" in cell.line else 0.5)
+    rounds = Rounds(
+        last,
+        progress=Progress(last, Console(file=io.StringIO())),
+        log=RaceLog(last),
+        fail=lambda cell, reason: None,
+    )
+    finish(rounds())
+    assert rounds() == []
+    assert rounds.finished
+    assert "its search failed" in rounds.racing.standing.verdicts["filter=open"].reason
+    after = plan(tmp_path, RACE)
+    assert after.racing is not None
+    assert after.racing.over
+    assert not after.pending
+
+
+def test_a_race_waits_for_arms_whose_search_goes_on(tmp_path: Path) -> None:
+    made = plan(tmp_path, RACE, Options(only=("filter=gumbel",)))
+    *_, last = search(made)
+    while batch := [cell for cell in last.trials if cell.pending and "gumbel" in cell.line]:
+        finish(batch)
+        last = plan(tmp_path, RACE, Options(only=("filter=gumbel",)))
+    assert last.racing is not None
+    assert not last.racing.over
+
+
+def test_gc_keeps_what_arms_had_before_their_search_went_on(tmp_path: Path) -> None:
+    *_, last = search(plan(tmp_path))
+    finish(last.cells)
+    last.save()
+    more = plan(tmp_path, STUDY.replace("trials: 5", "trials: 7"))
+    assert not more.cells
+    more.save()
+    assert collector.find_leftovers(last.storage, removed=True) == []
