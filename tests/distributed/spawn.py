@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -25,8 +26,14 @@ def run_workers(function: Callable[..., Any], world_size: int, directory: Path, 
     Returns:
         The results in rank order.
     """
+    # the server imports once for all: a process of its own would take seconds for it
+    multiprocessing.set_forkserver_preload(["torch.distributed", function.__module__])
     context = start_processes(
-        _entry, args=(function, world_size, str(directory), args), nprocs=world_size, join=False, start_method="spawn"
+        _entry,
+        args=(function, world_size, str(directory), args),
+        nprocs=world_size,
+        join=False,
+        start_method="forkserver",
     )
     deadline = time.monotonic() + TIMEOUT
     while not context.join(timeout=1.0):  # raises what a worker raised
