@@ -29,7 +29,7 @@ def test_stopped_by_ctrl_c_and_continued(tmp_path: Path, undisturbed: Lab) -> No
     """The interrupted run ends as the same cell of an undisturbed study did, and is one MLflow run."""
     arguments = ("run", "base.yaml", "train.epochs=30", "checkpoint.every_epochs=7")
     # protocols are no part of what a run is: these make its epochs last long enough to be interrupted
-    slowly = "evaluate=[{kind: probe}, {kind: knn}, {kind: collapse}, {kind: finetune, every_epochs: 1, epochs: 5}]"
+    slowly = "evaluate=[{kind: probe}, {kind: knn}, {kind: collapse}, {kind: finetune, every_epochs: 1, epochs: 40}]"
     lab = Lab(tmp_path)
     going = lab.start(*arguments, slowly)
     wait_for(lambda: only_cell(lab).epoch >= 2)
