@@ -6,6 +6,7 @@ import atexit
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ os.environ.update(
 )
 for _name in [name for name in os.environ if name in {"RAY_ADDRESS"} or name.startswith(("MLFLOW_TRACKING_", "AWS_"))]:
     del os.environ[_name]
+# a shell starts what runs in the background with SIGINT ignored, which what we interrupt would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 
