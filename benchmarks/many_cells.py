@@ -51,11 +51,13 @@ BASE: dict[str, Any] = {
     "data": {"source": "digits"},
     "backbone": {"name": "conv3", "kwargs": {"widths": [2]}},
     "method": {"kind": "simlap", "gate": {"kind": "open"}, "embed_dim": 4, "projector_hidden_dim": 4},
+    "optim": {"warmup_epochs": 0.0},
     "train": {"epochs": 1, "batch_size": 1024},
     "evaluate": [{"kind": "probe"}],
 }
 PLAN = """
-import json, resource, sys, time
+import json, re, sys, time
+from pathlib import Path
 before = time.perf_counter()
 from simlap.storage import Storage
 from simlap.study.plan import make_plan
@@ -63,7 +65,8 @@ from simlap.study.spec import load_study
 plan = make_plan(load_study(sys.argv[1]), Storage(sys.argv[2]))
 seconds = time.perf_counter() - before
 assert not {"torch", "ray"} & sys.modules.keys()
-print(json.dumps([len(plan.cells), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # getrusage's is the parent's too
+print(json.dumps([len(plan.cells), seconds, peak / 1024]))
 """
 
 
@@ -105,8 +108,8 @@ def write_study(folder: Path, name: str, cells: int) -> Path:
     study = {
         "name": name,
         "base": "base.yaml",
-        "factors": {"temperature": {"path": "method.temperature", "levels": [(n + 1) / 1000 for n in range(arms)]}},
-        "baseline": {"temperature": 0.001},
+        "factors": {"temperature": {"path": "method.temperature", "levels": [(n + 100) / 1000 for n in range(arms)]}},
+        "baseline": {"temperature": 0.1},
         "seeds": cells // arms,
     }
     path = folder / "study.yaml"
