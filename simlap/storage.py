@@ -58,7 +58,11 @@ class Storage:
     def list(self, path: str = "") -> list[str]:
         """Names of the direct children of a folder, sorted; empty where there is no such folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True)
-        return sorted(info.base_name for info in self._fs.get_file_info(selector) if ".tmp-" not in info.base_name)
+        try:
+            found = self._fs.get_file_info(selector)
+        except FileNotFoundError:  # made between Arrow's opening of it and its look whether it exists: now it does
+            found = self._fs.get_file_info(selector)
+        return sorted(info.base_name for info in found if ".tmp-" not in info.base_name)
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""

@@ -201,7 +201,7 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
 
 def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     """Wait for other launches until one has left something to be run (True), or nothing is held any more: then whether more
-    cells may follow. Tune's own waiting could not be interrupted."""
+    cells may follow. False too where the user interrupts, or the budget is spent. Tune's own waiting could not be interrupted."""
     try:
         while plan.guard is None or not plan.guard.reached():
             if feed.reclaim():
@@ -210,7 +210,7 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
                 return feed.may_grow
             time.sleep(BEAT_S)
     except KeyboardInterrupt:
-        pass
+        return False
     return False
 
 

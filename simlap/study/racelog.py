@@ -64,9 +64,12 @@ class RaceLog:
         for look in racing.standing.looks:
             for decision in look.decisions:
                 self._decision(look, decision)
-        stopped = [cell for cell in cells if cell.action == "stopped" and cell.facts.state != "stopped"]
-        for cell in stopped:
-            self._stop(cell, racing.standing.verdicts[cell.line].reason)
+        stopped = [
+            cell
+            for cell in cells
+            if cell.action == "stopped" and cell.facts.state != "stopped"
+            if self._stop(cell, racing.standing.verdicts[cell.line].reason)
+        ]
         if self._own and self._events is not None:
             self._events.close()
             self._events = None
@@ -84,19 +87,17 @@ class RaceLog:
             self._event("race_decision", **fields)
             self._decided[key] = fields
 
-    def _stop(self, cell: PlannedCell, reason: str) -> None:
+    def _stop(self, cell: PlannedCell, reason: str) -> bool:
+        """Write a cell's end, unless another study's launch is at work on it: the next launch of this one makes up for it."""
         if cell.cell_id not in self._stopped:
             fields = {**cell.place, "epoch": cell.facts.epoch, "reason": reason}
             self._event("cell_stopped", scheduler=self._settings, **fields)
             self._stopped[cell.cell_id] = reason
-        persist(lambda: self._end(cell, reason))
-
-    def _end(self, cell: PlannedCell, reason: str) -> None:
-        """Not where another study's launch is at work on the cell: the next launch of this one makes up for it."""
         if self._claims is not None and self._claims.holder(cell.cell_id) is not None:
-            return
+            return False
         folder, config = cell_storage(cell.storage, cell.cell_id), cell.experiment.model_dump(mode="json")
-        end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.facts.epoch, reason=reason)
+        persist(lambda: end_for_worker(folder, config, "stopped", attempt=1, epoch=cell.facts.epoch, reason=reason))
+        return True
 
 
 def write_standing(study: Storage, racing: Racing) -> None:

@@ -136,13 +136,12 @@ def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
     done = lab.ablate()
     assert done.returncode == 0, done.stderr
     cells = lab.cells()
-    assert {name: (cell.state, cell.epoch) for (name, _), cell in cells.items()} == {
-        "filter=gumbel": ("done", 2),
-        "filter=open": ("stopped", 1),
-        "filter=sigmoid": ("stopped", 1),
-    }
+    assert {name: cell.state for (name, _), cell in cells.items()} == {
+        "filter=gumbel": "done", "filter=open": "stopped", "filter=sigmoid": "stopped",
+    }  # fmt: skip
     for cell in cells.values():
         assert cell.provenance["world_size"] == 2
-        assert cell.state == "done" or "is not among the best" in (cell.reason or "")
+        # a worker group goes on while the scheduler decides: its last epoch may be a later one than that of the decision
+        assert cell.state == "done" or "at epoch 1 is not among the best" in (cell.reason or "")
     planned = lab.run("plan", "study.yaml")
     assert "0 of 3 cells to run" in planned.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,18 @@ def test_a_query_stays_at_the_end() -> None:
 def test_an_unknown_scheme_is_an_error() -> None:
     with pytest.raises(UserError, match="nowhere://x"):
         Storage("nowhere://x")
+
+
+def test_a_folder_made_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow looks twice: what is made between its two looks is an error to it, though none is asked for."""
+    storage = Storage(tmp_path)
+    file_system = storage._fs
+
+    class MadeMeanwhile:
+        def get_file_info(self, selector: Any) -> Any:
+            monkeypatch.setattr(storage, "_fs", file_system)
+            storage.write("cells/a", b"one")
+            raise FileNotFoundError("Cannot list directory")
+
+    monkeypatch.setattr(storage, "_fs", MadeMeanwhile())
+    assert storage.list("cells") == ["a"]
