@@ -125,6 +125,8 @@ class DecisionView:
     """That it was held against."""
     p_adjusted: float | None = None
     """Over looks and comparisons, once the arm leaves."""
+    why: str = ""
+    """What of the reason is not in the fields above: why it is given up, or goes on."""
     spent: float = 0.0
     comparisons: int = 0
 

@@ -46,7 +46,7 @@ th:last-child,td:last-child{padding-right:0}
 .num{text-align:right;white-space:nowrap}
 tr.baseline td{background:linear-gradient(var(--panel),var(--panel))}
 tr.baseline td:first-child{padding-left:.6rem}
-.arm{font-weight:600;overflow-wrap:anywhere}
+.arm{min-width:9rem;font-weight:600;overflow-wrap:anywhere}
 .tag{display:block;color:var(--soft);font-size:.78rem;font-weight:400}
 .at{white-space:nowrap}
 .at .none{white-space:normal}
@@ -83,7 +83,7 @@ text-align:right;white-space:normal}
 .arms td.at .none{max-width:60%}
 .arms td::before{content:attr(data-label);flex:none;color:var(--soft);font-size:.82rem;font-weight:400}
 .arms td.arm .tag{display:inline;margin-left:.5rem}
-.arms td.arm{display:block;text-align:left;font-size:1rem}.arms td.arm::before{content:none}
+.arms td.arm{display:block;min-width:0;text-align:left;font-size:1rem}.arms td.arm::before{content:none}
 .arms tr.baseline{margin:0 -.6rem;padding:.65rem .6rem;background:var(--panel);width:auto}
 .arms tr.baseline td{background:none;padding-left:0}
 dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}

@@ -124,7 +124,8 @@ def _arms(study: StudyView, rows: Iterable[ArmRow]) -> str:
 
 
 def _arm(study: StudyView, row: ArmRow, names: list[str]) -> str:
-    at, comparison = escape(row.at), row.comparison
+    (at, *more), comparison = map(escape, row.at.split(", ", 1)), row.comparison
+    at += "".join(f'<span class="more">{text}</span>' for text in more)
     if comparison is not None and comparison.paired is None:
         at = f'<span class="none">not yet: {escape(comparison.blocked or "")}</span>'
     elif comparison is not None and not comparison.final and comparison.values and comparison.reference_values:
@@ -260,7 +261,7 @@ def _class(name: str) -> str:
 
 def _unbroken(text: str) -> str:
     """Numbers, their signs and units stay on one line."""
-    text = re.sub(r"(?<=\()-(?=\d)", "−", text)
+    text = re.sub(r"(?<=[(\[])-(?=\d)|(?<=, )-(?=[\d.]+\])", "−", text)
     return re.sub(r"(?<=\d) ± (?=\d)|(?<=\bp) (?==|&lt;)|(?<==|;) (?=\d)", lambda m: m[0].replace(" ", "\u00a0"), text)
 
 

@@ -15,7 +15,7 @@ from simlap.record.view import ArmView, DecisionView, RaceView, StudyView
 from simlap.report.compare import Comparison, values_at
 from simlap.report.stats import Paired, estimate
 from simlap.report.tables import ArmRow
-from simlap.report.verdicts import FUTILE, verdict_text
+from simlap.report.verdicts import FUTILE, verdict_text, verdict_word
 from simlap.report.words import decimals_for, p_text, unit_of
 
 Sign = Literal["better", "worse", "same", "open"]
@@ -56,7 +56,7 @@ def race_rows(study: StudyView, race: RaceView, rows: Sequence[ArmRow]) -> list[
                 row,
                 done=decision.seeds,
                 state=_SIGNS[decision.verdict],
-                status=verdict_text(decision),
+                status=verdict_word(decision),
                 p=p_text(decision.p_adjusted, bare=True),
                 at=f"{row.at}, {decision.seeds} seeds{against}" if row.at else "",
             )
@@ -88,11 +88,9 @@ def race_sentence(study: StudyView, race: RaceView, arm: str) -> tuple[str, Sign
     if decision is None:
         return None
     seeds = f"{decision.seeds} of {len(study.seeds)} seeds"
-    reason = decision.reason.removeprefix("race: ")
-    label = {"futile": "futile", "undecided": "undecided" if decision.leaves else "open"}
-    sign, word = _SIGNS[decision.verdict], label.get(decision.verdict, decision.verdict)
+    sign, word = _SIGNS[decision.verdict], verdict_word(decision)
     if decision.difference is None or decision.against is None:
-        return f"{arm}: {verdict_text(decision)}, {seeds} ({reason}).", sign, word
+        return f"{arm}: {verdict_text(decision)}, {seeds} ({decision.reason.removeprefix('race: ')}).", sign, word
     other, unit = decision.against, unit_of(study.metric)
     mean, interval = _numbers(study, Paired(decision.seeds, decision.difference, decision.low, decision.high))
     what = {
@@ -104,7 +102,9 @@ def race_sentence(study: StudyView, race: RaceView, arm: str) -> tuple[str, Sign
     }[decision.verdict]
     shown = f"{mean}{unit.suffix}" + (f" {interval}" if interval else "")
     p = f", {p_text(decision.p_adjusted)}" if decision.p_adjusted is not None else ""
-    return f"{arm} {what} ({shown}{p}; {reason}).", sign, word
+    epoch = f" at epoch {decision.epochs}" if decision.epochs is not None else ""
+    why = f": {decision.why}" if decision.why else ""
+    return f"{arm} {what} ({shown}{p}; {seeds}{epoch}{why}).", sign, word
 
 
 def _margin(study: StudyView, race: RaceView) -> str:

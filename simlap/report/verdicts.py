@@ -17,13 +17,18 @@ def verdict_text(decision: DecisionView) -> str:
     return decision.verdict
 
 
+def verdict_word(decision: DecisionView) -> str:
+    """In a word: what is undecided and goes on is open."""
+    return "open" if decision.verdict == "undecided" and not decision.leaves else decision.verdict
+
+
 def race_caption(study: StudyView, race: RaceView) -> str:
     """What the columns mean, under every table."""
     level = f"{100 * (1 - race.alpha):g}%"
     other = "the baseline" if race.against == "baseline" else "the arm that is named"
     text = (
         f"Race on {study.metric}. Verdict: of paired group-sequential t tests; that any of them is wrongly better or worse has "
-        f"probability {race.alpha:g} at most. Seeds: used, of those planned at most. Difference to {other}: over the seeds of "
+        f"probability {race.alpha:g} at most; futile: {FUTILE}. Seeds: used, of those planned at most. Difference to {other}: over the seeds of "
         f"the look that decided, paired by seed, with the {level} confidence interval that holds over all looks and arms; p: "
         f"sequential, over all looks and arms. {metric_title(study.report_metric).capitalize()} at epoch {study.epochs}: mean ± "
         "half-width of the 95% t interval over the same seeds; not tested."

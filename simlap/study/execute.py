@@ -60,7 +60,8 @@ def run_plan(
     """
     if plan.racing is not None:
         return _run_race(plan, progress=progress, events=events, retries=retries, slots=slots, claims=claims)
-    broken: dict[str, str] = {}  # cell id -> why nothing can start from it
+    # cell id -> why nothing can start from it; at first what failed in an earlier batch of this launch
+    broken = {stage.cell_id: _lost(stage) for stage in plan.stages if stage.action == "given_up"}
     tried: set[str] = set()
 
     def run(cells: Sequence[PlannedCell], scheduler: TrialScheduler) -> bool:
@@ -83,13 +84,16 @@ def run_plan(
         tried |= {cell.cell_id for cell in wave}
         plan = plan.reread(cell.cell_id for cell in stages)
         broken |= {
-            stage.cell_id: f"{stage.line} · seed {stage.seed} ({stage.cell_id}), which it starts from, failed: "
-            f"{stage.view.reason}"
+            stage.cell_id: _lost(stage)
             for stage in plan.pending
             if stage.action == "failed" and stage.cell_id in tried - broken.keys()
         }
     cells = startable([cell for cell in plan.cells if cell.pending and cell.cell_id not in tried])
     return not cells or run(cells, build_scheduler(plan))
+
+
+def _lost(stage: PlannedCell) -> str:
+    return f"{stage.line} · seed {stage.seed} ({stage.cell_id}), which it starts from, failed: {stage.view.reason}"
 
 
 def _run_race(

@@ -134,7 +134,7 @@ class Judge:
         difference = self.race.sign * self._lead(arm, pair)
         if self.rung is not None:
             text = f"race: {difference:+.4g} against {other} after {self.when}: {why}"
-            return Decision(arm, verdict, text, other, difference, leaves=leaves)
+            return Decision(arm, verdict, text, other, difference, leaves=leaves, why=why)
         comparisons = len(self.race.family) - len(self.race.different)
         level = self.race.different.get(pair) if verdict != "equivalent" else self.race.alike[pair]
         if level is None:
@@ -150,4 +150,4 @@ class Judge:
             + (f"; {why}" if why else "")
         )  # fmt: skip
         low, high = difference - half, difference + half
-        return Decision(arm, verdict, text, other, difference, low, high, value.p, level, adjusted, leaves)
+        return Decision(arm, verdict, text, other, difference, low, high, value.p, level, adjusted, leaves, why)

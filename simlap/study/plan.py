@@ -177,7 +177,7 @@ def make_plan(
         racing = stand(study, own_cells, lost=tuning.hopeless)
         cells = [*cells[: len(trials)], *mark(racing, own_cells, uses.keys())]
     cells, held_back = _within(cells, budget, spent)
-    cells, before = _with_stages(cells, sorted(stages.values(), key=lambda stage: stage.level), storage)
+    cells, before = _with_stages(cells, sorted(stages.values(), key=lambda stage: stage.level), storage, tried)
     guard = BudgetGuard(budget, spent) if budget else None
     own_trials, own_cells = cells[: len(trials)], cells[len(trials) :]
     earlier = read_plan(folder)
@@ -209,7 +209,7 @@ def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
 
 
 def _with_stages(
-    cells: list[PlannedCell], stages: list[PlannedCell], storage: Storage
+    cells: list[PlannedCell], stages: list[PlannedCell], storage: Storage, tried: frozenset[str]
 ) -> tuple[list[PlannedCell], list[PlannedCell]]:  # fmt: skip
     """The cells and the stages, with what is to be done with those that others start from."""
     everything = [*cells, *stages]
@@ -220,7 +220,8 @@ def _with_stages(
 
     def now(cell: PlannedCell) -> PlannedCell:
         alone = cell.arm is not None and cell.pending and not cell.perhaps
-        return replace(_needed(cell), perhaps=cell.cell_id not in surely and not alone)
+        wanted = cell if cell.cell_id in tried else _needed(cell)
+        return replace(wanted, perhaps=cell.cell_id not in surely and not alone)
 
     return (
         [now(cell) if cell.cell_id in needed else cell for cell in cells],

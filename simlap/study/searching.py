@@ -51,9 +51,10 @@ def run_searches(
             return plan, True
         asked = {search.line: len(search.trials) for search in searches(plan) if not search.over}
         persist(lambda asked=asked: events.write("search_asked", trials=asked))  # type: ignore[misc]
-        if not run(_trials_only(plan)):
+        batch = _trials_only(plan)
+        if not run(batch):
             return plan, False
-        tried |= {cell.cell_id for cell in pending}
+        tried |= {cell.cell_id for cell in batch.pending}
         plan = _again(plan, study, options, frozenset(tried))
         plan.save()
         replanned(plan)

@@ -59,6 +59,8 @@ class Decision:
     """Over looks and comparisons, once the arm leaves: at most alpha where there is a difference. Never below 1e-5."""
     leaves: bool = True
     """Whether the arm leaves the race with it: no more seeds are added."""
+    why: str = ""
+    """What of the reason is no number of this table: why it is given up, or goes on."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,7 @@ def raced(**changes: object) -> StudyView:
 def test_rows_are_the_race_s() -> None:
     rows = {row.arm: row for row in build(raced()).rows}
     assert {name: row.status for name, row in rows.items()} == {
-        BASELINE: "done", BETTER: "better", WORSE: "worse", SAME: "equivalent", OPEN: "not decided yet",
-        GIVEN_UP: "cannot be decided with the planned seeds",
+        BASELINE: "done", BETTER: "better", WORSE: "worse", SAME: "equivalent", OPEN: "open", GIVEN_UP: "futile",
     }  # fmt: skip
     assert (rows[BETTER].done, rows[BETTER].planned, rows[BETTER].p) == (3, 5, "0.004")
     assert rows[BETTER].difference_text == "+3.0 [+1.0, +5.0]", "the repeated interval"

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from simlap.config import yaml
-from simlap.record.journal import Journal, cell_storage, read_study
+from simlap.record.journal import Journal, cell_storage, next_attempt, read_study
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study import execute
@@ -20,6 +20,7 @@ from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.searching import run_searches
 from simlap.study.spec import load_study
 from simlap.train.world import World
 from tests.tiny import TREE
@@ -256,3 +257,43 @@ def test_a_failed_stage_fails_what_starts_from_it_and_nothing_else(
     failed = [event["cell_id"] for event in read_events(events.study) if event["type"] == "cell_failed"]
     assert failed == [cell.cell_id for cell in made.cells if cell.seed == 0]
     assert after.waves() == [[after.stages[0]]], "tried again"
+
+
+def test_a_failed_stage_is_tried_once_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches of trials start from it; the next launch that is asked to tries it once more."""
+    search = "search: {factors: {wd: {path: optim.weight_decay, range: {low: 1e-6, high: 1e-2, scale: log}}}, trials: 4, batch: 2}"
+    made = plan(tmp_path, STUDY.replace("seeds: 2", "seeds: 1") + search)
+    launched: list[str] = []
+
+    def pretend(plan: Plan, cells: Sequence[PlannedCell], *, progress: Progress, **_: Any) -> bool:
+        for cell in cells:
+            launched.append(cell.line)
+            place = cell_storage(plan.storage, cell.cell_id)
+            place.write("config.yaml", yaml.dump(cell.experiment.model_dump(mode="json")).encode())
+            Journal(place, writer="w", attempt=next_attempt(place)).end("failed", 0, reason="boom")
+        return True
+
+    monkeypatch.setattr(execute, "execute", pretend)
+    study = load_study(tmp_path / "study.yaml")
+
+    def launch(options: Options) -> Plan:
+        made = make_plan(study, Storage(tmp_path / "runs"), options)
+        events = EventLog(made.storage.child("studies", "small"))
+        with Progress(made, Console(file=io.StringIO())) as progress:
+            made, finished = run_searches(
+                made, study, options, replanned=progress.update, events=events,
+                run=lambda part: execute.run_plan(part, slots=lambda _: 1, progress=progress, events=events),
+            )  # fmt: skip
+        events.close()
+        assert finished
+        return made
+
+    over = launch(Options())
+    assert launched == [made.stages[0].line]
+    assert [trial.action for trial in over.trials] == ["given_up"] * 8
+    assert over.tuning is not None
+    assert all("pretrain" in (trial.facts.reason or "") for trial in over.trials)
+    launch(Options())
+    assert len(launched) == 1
+    launch(Options(retry_failed=True))
+    assert len(launched) == 2
