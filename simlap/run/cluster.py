@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
 from dataclasses import dataclass
+
+import psutil
 
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
@@ -39,6 +42,9 @@ _OWN_NODE = {
     "RAY_event_stats": "0",
 }
 """Read where a node starts: for Ray on this machine."""
+
+_END_S = 3.0
+"""How long Ray's workers on this machine may take to end when Ray does."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,25 @@ def connect(address: str | None) -> list[Node]:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
+        if address is None:
+            atexit.register(end_local)
     return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def end_local() -> None:
+    """End Ray on this machine, and whatever of it does not end by itself.
+
+    A worker can hang in its own destructor (Ray 2.60: a Train controller in every third run, in ~CoreWorkerProcessImpl), and would
+    hold its memory until somebody finds it.
+    """
+    import ray
+
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    workers = [worker for raylet in raylets for worker in raylet.children(recursive=True)]
+    ray.shutdown()
+    for worker in psutil.wait_procs(workers, timeout=_END_S)[1]:
+        worker.kill()

@@ -1,11 +1,17 @@
-"""How many cells fit at a time."""
+"""How many cells fit at a time, and how Ray on this machine ends."""
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
+import psutil
 import pytest
+import ray
 
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError
+from simlap.run import cluster
 from simlap.run.cluster import Node, check_placement
 
 
@@ -42,3 +48,19 @@ def test_what_can_never_be_placed(resources: dict[str, float], key: str, words: 
         check_placement(Resources(**resources), [Node(1, 1)], file="x.yaml")  # type: ignore[arg-type]
     assert caught.value.key == f"resources.{key}"
     assert words in str(caught.value)
+
+
+def test_what_does_not_end_with_ray_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that hangs in its destructor, and one that ends as it should."""
+    monkeypatch.setattr(ray, "shutdown", lambda: raylet.kill())
+    monkeypatch.setattr(cluster, "_END_S", 0.1)
+    script = tmp_path / "raylet"  # a process has the name of its program
+    script.write_text("#!/bin/sh\nsleep 1000 &\nsleep 1000 &\nwait\n")
+    script.chmod(0o755)
+    raylet = subprocess.Popen([script])
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        workers = psutil.Process(raylet.pid).children()
+    cluster.end_local()
+    raylet.wait()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
