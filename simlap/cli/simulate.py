@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from simlap.cli.app import StorageOption, app
 from simlap.cli.output import complain, out, plain_table
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
     from simlap.study.simulate import Result, Source
 
 
-class SchedulerKind(enum.StrEnum):
-    """Schedulers of `simlap simulate`."""
-
-    none = "none"
-    asha = "asha"
-    race = "race"
+KINDS = ("none", "asha", "race")
+"""What is compared where no `--scheduler` is given, as far as it fits."""
 
 
 @app.command()
 def simulate(
     study: Annotated[str, typer.Argument(help="Study file, or the name of a study with recorded cells.")],
     scheduler: Annotated[
-        list[SchedulerKind] | None, typer.Option("--scheduler", help="Which one, repeatable (default: all three).")
+        list[str] | None,
+        typer.Option(
+            "--scheduler",
+            metavar="KIND[:KEY=VALUE,...]",
+            help="none, asha or race, with settings as in a study file, e.g. asha:grace_epochs=2,reduction_factor=4; others are "
+            "the study's, or the defaults. Repeatable (default: all three kinds, those that fit).",
+        ),
     ] = None,
     replicates: Annotated[int, typer.Option("--replicates", min=1, help="How many studies.")] = 1000,
     curves: Annotated[
@@ -58,6 +61,7 @@ def simulate(
 ) -> None:
     """Put many studies through schedulers: how often each finds the best arm, and at which share of the epochs."""
     from simlap.study import curves as files
+    from simlap.study.scheduling import defaults, label
     from simlap.study.simulate import Replay, Settings, Synthetic
     from simlap.study.simulate import simulate as play
 
@@ -66,6 +70,7 @@ def simulate(
     if std <= 0:
         raise ConfigError("must be above 0", key="--std", value=std)
     plan = _Plan.of(study, storage)
+    compared = plan.schedulers(scheduler or KINDS)
     source: Source
     if effect is None:
         recorded = files.read_curves(curves, baseline) if curves is not None else _recorded(plan.name, storage)
@@ -74,7 +79,6 @@ def simulate(
             out.print(f"curves         {write_curves.absolute()}", soft_wrap=True, markup=False)
         source = replay = Replay(recorded)
         names = [recorded.arms[i] for i in replay.order]
-        protected = frozenset({0, *(i for i, name in enumerate(names) if name in plan.protected)})
         described = f"replays of {len(recorded.arms)} arms x {len(recorded.seeds)} recorded seeds"
         if len(recorded.seeds) < 10:
             complain(
@@ -82,26 +86,28 @@ def simulate(
                 "wrong and right calls are rough"
             )
     else:
-        epochs = plan.epochs
-        rungs = {rung for kind in SchedulerKind for rung in plan.settings(kind).rungs(epochs)}
-        effects = (0.0, effect * std, *[0.0] * (plan.arms - 2))
+        names, epochs = plan.arms, plan.epochs
+        rungs = {rung for one in compared for rung in one.rungs(epochs)}
+        effects = (0.0, effect * std, *[0.0] * (len(names) - 2))
         source = Synthetic(effects, std, tuple(sorted({*rungs, epochs})))
-        protected = frozenset({0})
-        described = f"simulated studies of {plan.arms} arms, one better than the baseline by {effect:g} x {std:g}"
+        described = f"simulated studies of {len(names)} arms, one better than the baseline by {effect:g} x {std:g}"
+    protected = frozenset({0, *(i for i, name in enumerate(names) if name in plan.protected)})
     planned = seeds or plan.seeds
     settings = Settings(replicates, planned, slots, tolerance, seed, protected)
-    kinds = list(dict.fromkeys(scheduler or list(SchedulerKind)))
-    results = []
-    for kind in kinds:
-        chosen = plan.settings(kind)
-        _check(chosen, planned, source, study)
-        results.append(play(source, chosen, settings))
+    misfits = {label(one): _misfit(one, planned, source, study) for one in compared}
+    for error in misfits.values():
+        if error is not None and scheduler:
+            raise error
+    fitting = [one for one in compared if misfits[label(one)] is None]
+    results = {label(one): play(source, one, settings) for one in fitting}
     out.print(f"{replicates} {described}; {planned} seeds, {source.epochs[-1]} epochs")
     _print(results, tolerance)
-    for kind in kinds:
-        values = plan.settings(kind).model_dump(exclude={"kind"}, exclude_none=True)
-        told = ", ".join(f"{name} {value}" for name, value in values.items())
-        out.print(f"{kind.value}: {told or 'no settings'}", style="dim", markup=False, highlight=False)
+    for told in dict.fromkeys(f"{one.kind}, where not said: {defaults(one)}" for one in fitting if one.kind != "none"):
+        out.print(told, style="dim", soft_wrap=True, markup=False)
+    for name, error in misfits.items():
+        if error is not None:
+            reason = ConfigError(error.message, value=error.value)
+            out.print(f"{name} is left out: {reason}", style="yellow", soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,8 @@ class _Plan:
     name: str
     scheduler: NoScheduler | Asha | Race
     seeds: int
-    arms: int
+    arms: list[str]
+    """The baseline first, the others in their order."""
     epochs: int
     protected: frozenset[str]
 
@@ -128,28 +135,28 @@ class _Plan:
             loaded = load_study(study)
             epochs = max(arm.experiment.train.epochs for arm in loaded.arms)
             protected = frozenset(arm.name for arm in loaded.arms if arm.protected)
-            scheduler, planned = loaded.spec.scheduler, len(loaded.spec.seed_list())
-            return cls(loaded.name, scheduler, planned, len(loaded.arms), epochs, protected)
+            arms = [arm.name for arm in sorted(loaded.arms, key=lambda arm: not arm.baseline)]
+            return cls(
+                loaded.name, loaded.spec.scheduler, len(loaded.spec.seed_list()), arms, epochs, protected
+            )  # fmt: skip
         view = read_study(Storage(storage), study)
         tree = yaml.parse(view.text, file=study) or {}
         own = {"scheduler": tree["scheduler"]} if "scheduler" in tree else {}
         chosen = validate(Chosen, own, file=f"the file of study {study}")
         protected = frozenset(arm.name for arm in view.arms if arm.protected)
-        return cls(study, chosen.scheduler, len(view.seeds), len(view.arms), view.epochs, protected)
+        arms = [arm.name for arm in sorted(view.arms, key=lambda arm: not arm.is_baseline)]
+        return cls(study, chosen.scheduler, len(view.seeds), arms, view.epochs, protected)
 
-    def settings(self, kind: SchedulerKind) -> NoScheduler | Asha | Race:
-        """The study's own settings where it names this scheduler, else the defaults."""
-        from simlap.study.scheduling import Asha, NoScheduler, Race
+    def schedulers(self, texts: Sequence[str]) -> list[NoScheduler | Asha | Race]:
+        """As the command line has them, each once. Raises ConfigError."""
+        from simlap.study.scheduling import parse_scheduler
 
-        if self.scheduler.kind == kind.value:
-            return self.scheduler
-        match kind:
-            case SchedulerKind.none:
-                return NoScheduler(kind="none")
-            case SchedulerKind.asha:
-                return Asha(kind="asha")
-            case SchedulerKind.race:
-                return Race(kind="race")
+        found: list[NoScheduler | Asha | Race] = []
+        for text in texts:
+            one = parse_scheduler(text, self.scheduler)
+            if one not in found:
+                found.append(one)
+        return found
 
 
 def _recorded(name: str, storage: str) -> Curves:
@@ -167,11 +174,11 @@ def _recorded(name: str, storage: str) -> Curves:
     return recorded.curves
 
 
-def _check(scheduler: NoScheduler | Asha | Race, seeds: int, source: Source, file: str) -> None:
-    """Raises ConfigError where the scheduler cannot be put on these curves."""
+def _misfit(scheduler: NoScheduler | Asha | Race, seeds: int, source: Source, file: str) -> ConfigError | None:
+    """Why the scheduler cannot be put on these curves; None where it can."""
     absent = [rung for rung in scheduler.rungs(source.epochs[-1]) if rung not in source.epochs]
     if absent:
-        raise ConfigError(
+        return ConfigError(
             f"{scheduler.kind} decides at epochs at which the curves have no value",
             file=file, key="scheduler", value=absent, choices=[str(epoch) for epoch in source.epochs],
         )  # fmt: skip
@@ -179,39 +186,41 @@ def _check(scheduler: NoScheduler | Asha | Race, seeds: int, source: Source, fil
         try:
             scheduler.looks(seeds)
         except ValueError as error:
-            raise ConfigError(str(error), file=file, key="seeds", value=seeds) from error
+            return ConfigError(str(error), file=file, key="seeds")
+    return None
 
 
-def _print(results: list[Result], tolerance: float) -> None:
-    columns = (
-        "epochs",
-        "best found",
-        "equal called different",
-        "different noticed",
-        "seeds per arm",
-        "epochs if all equal",
-    )
-    table = plain_table("scheduler", *columns, numbers=len(columns))
-    for result in results:
-        table.add_row(
-            result.scheduler,
-            f"{result.epochs:.1%}",
-            f"{result.null_epochs:.1%}",
-            _with_error(result, result.found),
-            "-" if result.false_difference is None else _with_error(result, result.false_difference),
-            "-" if result.power is None else f"{result.power:.1%}",
-            f"{result.seeds:.1f}",
-        )
+def _share(result: Result, share: float | None) -> str:
+    """With its binomial standard error."""
+    return "-" if share is None else f"{100 * share:.1f}±{100 * result.error(share):.1f}%"
+
+
+_COLUMNS: dict[str, Callable[[Result], str]] = {
+    "epochs": lambda result: f"{result.epochs:.1%}",
+    "epochs if all equal": lambda result: f"{result.null_epochs:.1%}",
+    "best found": lambda result: _share(result, result.found),
+    "equal called different": lambda result: _share(result, result.false_difference),
+    "different noticed": lambda result: "-" if result.power is None else f"{result.power:.1%}",
+    "seeds per arm": lambda result: f"{result.seeds:.1f}",
+}
+
+
+def _print(results: dict[str, Result], tolerance: float) -> None:
+    """The table, a line for each label, and what its headings mean."""
+    table = plain_table("scheduler", *_COLUMNS, numbers=len(_COLUMNS))
+    rows = [[text(result) for text in _COLUMNS.values()] for result in results.values()]
+    # headings are broken between words, so that the settings have the room
+    for column, name, values in zip(table.columns[1:], _COLUMNS, zip(*rows, strict=True), strict=True):
+        column.width = max(map(len, (*name.split(), *values)))
+    for name, row in zip(results, rows, strict=True):
+        table.add_row(escape(name), *row)
     out.print(table)
     notes = (
-        "epochs: share of those of all cells, and where all arms are equal",
+        "epochs: share of those of all cells; epochs if all equal: the same where no arm differs from another",
         f"best found: the arm to go on with is within {tolerance:g} of the true best; ± one binomial standard error",
-        "wrongly different: any arm is called better or worse although all are equal",
-        "noticed: different arms that are called so, rightly; seeds: that ran to the end, per arm",
+        "equal called different: how often any arm is called better or worse although all are equal",
+        "different noticed: share of the truly different arms that are called so, rightly",
+        "seeds per arm: those that ran to the end",
     )
     for note in notes:
         out.print(note, style="dim", soft_wrap=True)
-
-
-def _with_error(result: Result, share: float) -> str:
-    return f"{100 * share:.1f}±{100 * result.error(share):.1f}%"

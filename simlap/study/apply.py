@@ -15,7 +15,7 @@ from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
 from simlap.study.announce import announce
 from simlap.study.claims import Claims
-from simlap.study.events import EventLog
+from simlap.study.events import EventLog, persist
 from simlap.study.lease import Lease
 from simlap.study.options import Options
 from simlap.study.placement import baseline_resources, check_resources, this_machine
@@ -142,15 +142,18 @@ def _execute(
         return check_placement(resources, nodes, file=str(plan.study.path))
 
     settle(plan)
+    finished = False
     events = EventLog(folder)
     events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
-    with Progress(plan, console) as progress:
+    try:
+        with Progress(plan, console) as progress:
 
-        def run(part: Plan) -> bool:
-            return run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
+            def run(part: Plan) -> bool:
+                return run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
 
-        plan, finished = run_searches(plan, study, options, run=run, replanned=progress.update, events=events)
-        finished = finished and run(plan)
-    events.write("launch_ended", finished=finished)
-    events.close()
+            plan, tuned = run_searches(plan, study, options, run=run, replanned=progress.update, events=events)
+            finished = tuned and run(plan)
+    finally:  # however it ended: whoever watches waits for this
+        persist(lambda: events.write("launch_ended", finished=finished))
+        persist(events.close)
     return plan, finished

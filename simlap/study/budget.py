@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from simlap.study.planned import PlannedCell
 
 
+_BEGUN = "cells begun"
+
+
 class Budget(Strict):
     """What all launches of a study together may take. When it is reached, cells are left where they are, to be resumed."""
 
@@ -23,6 +26,30 @@ class Budget(Strict):
     """Hours that launches have been running."""
     cells: Count | None = None
     """Cells that the study may begin, trials of its search included; those that another study had run are free."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What of one limit is used."""
+
+    used: float
+    limit: float
+    what: str
+    """In words."""
+
+    def __str__(self) -> str:
+        used = "0" if self.used < self.limit / 1000 else f"{self.used:.3g}" if self.used < 100 else f"{self.used:.0f}"
+        return f"{used} of {self.limit:g} {self.what}"
+
+
+def uses(budget: Budget, *, device_hours: float, wall_hours: float, cells: int) -> list[Use]:
+    """What is used of every limit that is set."""
+    found = (
+        (device_hours, budget.device_hours, "device-hours"),
+        (wall_hours, budget.wall_hours, "hours"),
+        (cells, budget.cells, _BEGUN),
+    )
+    return [Use(used, limit, what) for used, limit, what in found if limit is not None]
 
 
 @dataclass(frozen=True)
@@ -91,19 +118,20 @@ class BudgetGuard:
             since, workers = self._running.pop(cell_id)
             self._device_s += (self.clock() - since) * workers
 
-    def reached(self) -> str | None:
-        """What of the budget is used up, in words; None while there is some left."""
+    def uses(self) -> list[Use]:
+        """What is used of every limit. May be asked by the thread that draws, so it goes over copies."""
         now = self.clock()
-        running = sum((now - since) * workers for since, workers in self._running.values())
-        used = {
-            "device_hours": self.spent.device_hours + (self._device_s + running) / 3600,
-            "wall_hours": self.spent.wall_hours + (now - self._began) / 3600,
-        }
-        for key, hours in used.items():
-            limit = getattr(self.budget, key)
-            if limit is not None and hours >= limit:
-                return f"{hours:.3g} of {limit:g} {'device-hours' if key == 'device_hours' else 'hours'}"
-        return None
+        running = sum((now - since) * workers for since, workers in list(self._running.values()))
+        return uses(
+            self.budget,
+            device_hours=self.spent.device_hours + (self._device_s + running) / 3600,
+            wall_hours=self.spent.wall_hours + (now - self._began) / 3600,
+            cells=len(self.spent.cells | self._cells),
+        )
+
+    def reached(self) -> str | None:
+        """What of the budget is used up, in words; None while there is some left. (Of the cells `may_start` decides.)"""
+        return next((str(use) for use in self.uses() if use.what != _BEGUN and use.used >= use.limit), None)
 
 
 def budget_left(budget: Budget, spent: Spending, hours: float | None, new: int) -> str | None:

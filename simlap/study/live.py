@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len
@@ -11,13 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from simlap.report.stats import estimate, paired
+from simlap.study.budget import Use
 
 FAILURES = 3
-"""So many of the newest failures are shown."""
+"""So many are shown: the newest, those that are not tried again before others."""
 FINISHED = ("done", "stopped", "failed")
 _NARROWEST = 24
 """Columns that an arm's name gets, before others are left out."""
 _GAP = 2
+_STANDINGS = ("running", "failed", "done", "stopped", "decided", "interrupted", "waiting")
 _DROPPED = ("hours", "stopped at", "left", "state", "change", "value")
 """In this order, where the console is too narrow for all."""
 
@@ -41,6 +44,8 @@ class LiveCell:
     """On each of its devices, so far."""
     timed: int = 0
     """Epochs that these seconds are of."""
+    changed: int = 0
+    """Greater the later it was that something happened to it."""
 
 
 @dataclass
@@ -77,15 +82,54 @@ class LiveStudy:
     metric: str
     arms: list[LiveArm]
     failures: list[Failure] = field(default_factory=list)
-    budget_hours: float | None = None
-    """Device-hours."""
+    budget: Callable[[], Sequence[Use]] = lambda: ()
+    """Asked for what of the study's limits is used now."""
     race: bool = False
     """Whether some of the cells may never be needed."""
+    _changes: int = 0
 
-    def render(self, width: int) -> RenderableType:
-        """The table, the totals and the newest failures, in so many columns."""
+    def touch(self, cell: LiveCell) -> None:
+        """Something has happened to a cell: where not all arms can be shown, its arm is."""
+        self._changes += 1
+        cell.changed = self._changes
+
+    @property
+    def ended(self) -> tuple[int, int]:
+        """How many cells have ended, and of how many."""
+        states = [cell.state for arm in self.arms for cell in arm.cells if cell.state != "spared"]
+        return sum(state in FINISHED for state in states), len(states)
+
+    def render(self, width: int, height: int | None = None, *, failures: bool = True) -> RenderableType:
+        """The table, the totals, the budget and the newest failures.
+
+        Args:
+            width: columns there are.
+            height: lines there are (default: any number). Where they do not suffice, what is below the table stays, and of the
+                arms the baseline, those that run, those that failed and those that changed last; the others are counted.
+            failures: whether they are wanted.
+        """
+        below = [Text(line, no_wrap=True, overflow="ellipsis") for line in self.summary()]
+        below = [*below, *(self._failures() if failures else [])][:height]
+        shown, hidden = self._divided(None if height is None else height - len(below))
+        parts: list[RenderableType] = [self._table(shown, width)] if shown else []
+        if hidden and (height is None or len(below) < height):
+            parts.append(Text(_counted(hidden, more=bool(shown)), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*parts, *below)
+
+    def _divided(self, lines: int | None) -> tuple[list[LiveArm], list[LiveArm]]:
+        """The arms that are shown in so many lines, the heading among them, and those that are only counted."""
+        if lines is None or len(self.arms) < lines:
+            return self.arms, []
+        urgent = sorted(range(len(self.arms)), key=lambda i: _urgency(self.arms[i]))
+        shown = {*urgent[: max(0, lines - 2)]}  # the heading takes a line, and so does what is counted
+        return (
+            [arm for i, arm in enumerate(self.arms) if i in shown],
+            [arm for i, arm in enumerate(self.arms) if i not in shown],
+        )
+
+    def _table(self, arms: Sequence[LiveArm], width: int) -> Table:
         baseline = next((arm for arm in self.arms if arm.baseline), None)
-        rows = [_row(arm, baseline) for arm in self.arms]
+        rows = [_row(arm, baseline) for arm in arms]
         heads = {
             "seeds": "seeds", "state": "state", "value": self.metric, "change": "Δ", "stopped at": "stopped at",
             "left": "left", "hours": "dev-h",
@@ -105,13 +149,17 @@ class LiveStudy:
             table.add_column(Text(heads[key]), justify="left" if left else "right", no_wrap=True, width=widths[key])
         for row in rows:
             table.add_row(Text(row["arm"]), *(Text(row[key]) for key in shown))
-        lines = [Text(self.totals(), no_wrap=True, overflow="ellipsis")]
-        for failure in self.failures[-FAILURES:]:
-            what = f"{failure.kind}, tried again" if failure.again else failure.kind
-            text = f"{failure.where} ({failure.cell_id}) {what}: {failure.reason}"
-            style = "yellow" if failure.again else "red"
-            lines.append(Text(" ".join(text.split()), style=style, no_wrap=True, overflow="ellipsis"))
-        return Group(table, *lines)
+        return table
+
+    def _failures(self) -> list[Text]:
+        """The newest ones, in their order."""
+        newest = sorted(range(len(self.failures)), key=lambda i: (not self.failures[i].again, i))[-FAILURES:]
+        return [_failure(self.failures[i]) for i in sorted(newest)]
+
+    def summary(self) -> list[str]:
+        """The totals, and the budget where there is one."""
+        used = ", ".join(map(str, self.budget()))
+        return [self.totals(), *([f"budget: {used}"] if used else [])]
 
     def totals(self) -> str:
         """In a line."""
@@ -121,9 +169,7 @@ class LiveStudy:
         planned = sum(cell.state != "spared" for cell in cells)
         parts = [f"{counts['done'] + counts['stopped']}/{most}{planned} cells"]
         parts += [f"{counts[state]} {state}" for state in ("running", "stopped", "failed") if counts[state]]
-        hours = sum(map(_hours, cells))
-        budget = "" if self.budget_hours is None else f" of {self.budget_hours:g}"
-        parts.append(f"{hours:.2g}{budget} device-hours")
+        parts.append(f"{_short(sum(map(_hours, cells)))} device-hours")
         if left := self.time_left():
             parts.append(f"{most or 'about '}{left} left")
         return ", ".join(parts)
@@ -154,8 +200,41 @@ def _row(arm: LiveArm, baseline: LiveArm | None) -> dict[str, str]:
         else _change(cells, baseline.cells),
         "stopped at": f"{stopped[0]}–{stopped[-1]}" if len(stopped) > 1 else "".join(map(str, stopped)),
         "left": _time_left(cells, _seconds_per_epoch(cells)) if count["running"] else "",
-        "hours": f"{hours:.2g}" if hours else "",
+        "hours": _short(hours) if hours else "",
     }
+
+
+def _urgency(arm: LiveArm) -> tuple[int, int]:
+    """Least for what is to be seen first."""
+    states = {cell.state for cell in arm.cells}
+    rank = 0 if arm.baseline else 1 if "running" in states else 2 if "failed" in states else 3
+    return rank, -max((cell.changed for cell in arm.cells), default=0)
+
+
+def _counted(arms: Sequence[LiveArm], *, more: bool) -> str:
+    """Arms that are not shown, in a line."""
+    counts = Counter(map(_standing, arms))
+    told = ", ".join(f"{counts[word]} {word}" for word in _STANDINGS if counts[word])
+    return f"… {len(arms)}{' more' if more else ''}: {told}"
+
+
+def _standing(arm: LiveArm) -> str:
+    """How an arm stands, in a word of `_STANDINGS`."""
+    states = {cell.state for cell in arm.cells}
+    if found := [word for word in ("running", "failed") if word in states]:
+        return found[0]
+    if arm.verdict:
+        return "decided"
+    if states <= {"done", "stopped", "spared"}:
+        return "stopped" if "stopped" in states else "done"
+    return "interrupted" if "interrupted" in states else "waiting"
+
+
+def _failure(failure: Failure) -> Text:
+    what = f"{failure.kind}, tried again" if failure.again else failure.kind
+    text = f"{failure.where} ({failure.cell_id}) {what}: {failure.reason}"
+    style = "yellow" if failure.again else "red"
+    return Text(" ".join(text.split()), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _value(cells: Sequence[LiveCell]) -> str:
@@ -178,6 +257,10 @@ def _change(cells: Sequence[LiveCell], baseline: Sequence[LiveCell]) -> str:
     epoch = max(common)
     found = paired([one[epoch] for one, _ in pairs], [other[epoch] for _, other in pairs])
     return f"{found.mean:+.4f}" + (f" ±{found.half_width:.4f}" if found.half_width is not None else "")
+
+
+def _short(hours: float) -> str:
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
 def _hours(cell: LiveCell) -> float:

@@ -1,4 +1,5 @@
-"""What the user sees while a study runs: its table in place on a terminal, a line per finished cell elsewhere."""
+"""What the user sees while a study runs: its table in place on a terminal; in a log a line per finished cell, and the table
+now and then."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from simlap.study.live import FINISHED, Failure, LiveArm, LiveCell, LiveStudy
+from simlap.study.logtable import LogTable
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 
@@ -38,18 +40,22 @@ class Progress:
         """Also of cells that the newest plan has no more."""
         self._since: dict[str, float] = {}
         self._told_of_logs = False
-        budget_hours = plan.guard.budget.device_hours if plan.guard else None
-        self.study = LiveStudy(
-            plan.study.name, self.metric, [], budget_hours=budget_hours, race=plan.racing is not None
-        )
+        self.study = LiveStudy(plan.study.name, self.metric, [], race=plan.racing is not None)
+        if plan.guard is not None:
+            self.study.budget = plan.guard.uses
         self._pending: set[str] = set()
         self.update(plan)
         self._finished = 0
         self._live = (
-            Live(get_renderable=lambda: self.study.render(console.width), console=console, refresh_per_second=2)
+            Live(
+                get_renderable=lambda: self.study.render(console.width, console.height),
+                console=console,
+                refresh_per_second=2,
+            )
             if console.is_terminal
             else None
         )
+        self._log = LogTable(self.study, console) if self._live is None else None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -59,6 +65,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+        if self._log:  # the report has the arms, and follows
+            self._log.totals(self._finished)
 
     def update(self, plan: Plan) -> None:
         """Show another plan of the study, made since a search has gone on. What is known of cells stays."""
@@ -88,6 +96,7 @@ class Progress:
 
     def started(self, cell_id: str) -> None:
         self.cells[cell_id].state, self._since[cell_id] = "running", time.monotonic()
+        self.study.touch(self.cells[cell_id])
 
     def reported(self, cell_id: str, epoch: int, value: float | None, seconds: float | None = None) -> None:
         """An epoch is finished.
@@ -103,12 +112,14 @@ class Progress:
             cell.seconds += seconds if seconds is not None else now - self._since.get(cell_id, now)
             cell.timed += 1
         self._since[cell_id], cell.epoch = now, epoch
+        self.study.touch(cell)
         if value is not None:
             cell.values[epoch] = value
 
     def retrying(self, cell_id: str, kind: str, reason: str, why: str) -> None:
         """An attempt failed, and there will be another one."""
         self.cells[cell_id].state = "waiting"
+        self.study.touch(self.cells[cell_id])
         self._failed(cell_id, kind, reason, again=True)
         self._say(Text(f"again    {self._where(cell_id)} ({cell_id}) {kind}: {reason} [{why}]", style="yellow"))
         self._tell_of_logs(cell_id)
@@ -122,18 +133,21 @@ class Progress:
         """A cell is done, stopped or failed; a failure is printed at once, in every kind of console."""
         cell = self.cells[cell_id]
         cell.state = state
+        self.study.touch(cell)
         self._finished += state in FINISHED and cell_id in self._pending
         if state == "failed":
             self._failed(cell_id, kind, reason, again=False)
             self._say(Text(f"failed   {self._where(cell_id)} ({cell_id}): {reason}", style="red"))
             self._tell_of_logs(cell_id)
-        elif self._live is None:
+        elif self._log:
             value = f"{self.metric} {cell.values[max(cell.values)]:.4f}" if cell.values else ""
             left = self.study.time_left()
             line = f"{state:<8} {self._where(cell_id):<42} epoch {cell.epoch:>3}  {value}  "
             most = "at most " if self.study.race else ""
             left = f", {most}{left} left]" if left else "]"
             self._say(Text(line + f"[{self._finished}/{most}{len(self._pending)}{left}"))
+        if self._log:
+            self._log.advance(self._finished, len(self._pending), totals=False)
 
     def decided(self, racing: Racing, cells: Sequence[PlannedCell], stopped: Sequence[PlannedCell]) -> None:
         """A race has looked.
@@ -147,7 +161,7 @@ class Progress:
         for arm, decision in racing.standing.verdicts.items():
             if arm in lines and not lines[arm].verdict:  # an arm that no values were found for has no line
                 lines[arm].verdict = decision.verdict
-                if self._live is None:
+                if self._log:
                     self._say(Text(f"{decision.verdict:<8} {arm}  {decision.reason}"))
         for cell in stopped:
             self.ended(cell.cell_id, "stopped")

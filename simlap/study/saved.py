@@ -87,6 +87,7 @@ def _json(plan: Plan) -> dict[str, Any]:
         "seeds": spec.seed_list(),
         "factors": {name: list(factor.named()) for name, factor in spec.factors.items()},
         "scheduler": spec.scheduler.kind,
+        "budget": spec.budget.model_dump(mode="json", exclude_none=True) if spec.budget else {},
         "claims": [],
         "validation": plan.study.base.data.validation != "none",
         "command": shlex.join(["simlap", *sys.argv[1:]]),

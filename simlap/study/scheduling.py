@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from simlap.config import validate, yaml
 from simlap.config.schema import Count, Positive, Strict
+from simlap.errors import ConfigError
+
+_COMMA = re.compile(r",(?![^\[\]]*\])")
+"""Between settings, and not within a list."""
 
 
 class NoScheduler(Strict):
@@ -92,3 +98,40 @@ class Chosen(Strict):
     """The scheduler of a study file, by itself."""
 
     scheduler: Scheduler = NoScheduler(kind="none")
+
+
+def parse_scheduler(text: str, own: NoScheduler | Asha | Race) -> NoScheduler | Asha | Race:
+    """A scheduler as the command line has it: `asha`, or `asha:grace_epochs=1,reduction_factor=2`. Raises ConfigError.
+
+    Args:
+        text: a kind, and maybe settings; their values are read as YAML.
+        own: the study's. What `text` does not say is as it is there, where that is of this kind, else the default.
+    """
+    where = f"command line, --scheduler {text}"
+    kind, colon, rest = text.partition(":")
+    given: dict[str, Any] = {"kind": kind}
+    for setting in _COMMA.split(rest) if colon else ():
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise ConfigError("a setting is written key=value", file=where, value=setting)
+        if key in given:
+            raise ConfigError("is given twice", file=where, key=key)
+        given[key] = yaml.parse(value, file=f"{where}, {key}")
+    settled = own.model_dump(mode="json") if own.kind == kind else {}
+    return validate(Chosen, {"scheduler": {**settled, **given}}, file=where).scheduler
+
+
+def label(scheduler: NoScheduler | Asha | Race) -> str:
+    """Its kind, and its settings as far as they are not the defaults."""
+    settings = scheduler.model_dump(exclude={"kind"}, exclude_defaults=True)
+    return " ".join([scheduler.kind, *(f"{key}={_plain(value)}" for key, value in settings.items())])
+
+
+def defaults(scheduler: NoScheduler | Asha | Race) -> str:
+    """The defaults of its kind, in words."""
+    settings = type(scheduler).model_validate({"kind": scheduler.kind}).model_dump(exclude={"kind"})
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, [])) or "no settings"
+
+
+def _plain(value: object) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

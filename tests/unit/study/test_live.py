@@ -15,6 +15,7 @@ from simlap.config import yaml
 from simlap.errors import ConfigError
 from simlap.record.journal import Journal, cell_storage
 from simlap.storage import Storage
+from simlap.study.budget import Use
 from simlap.study.events import EventLog
 from simlap.study.follow import Follower, watch
 from simlap.study.live import FAILURES, Failure, LiveArm, LiveCell, LiveStudy
@@ -37,10 +38,10 @@ def cell(seed: int, values: dict[int, float], state: str = "running", seconds: f
     return LiveCell(f"c{seed}", seed, state, epoch, 10, 1, dict(values), seconds, epoch)
 
 
-def text(study: LiveStudy, width: int) -> str:
+def text(study: LiveStudy, width: int, height: int | None = None) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as found:
-        console.print(study.render(width))
+        console.print(study.render(width, height))
     return found.get()
 
 
@@ -48,7 +49,7 @@ def study(*arms: LiveArm, failures: int = 0) -> LiveStudy:
     failed = [
         Failure(f"arm · seed {n}", f"id{n}", "other", f"OSError: {n}\nmore", again=False) for n in range(failures)
     ]
-    return LiveStudy("s", "val/probe_top1", list(arms), failed, budget_hours=4.0)
+    return LiveStudy("s", "val/probe_top1", list(arms), failed, budget=lambda: [Use(3.0, 4.0, "device-hours")])
 
 
 def test_what_is_compared_is_at_the_same_epoch_of_the_same_seeds() -> None:
@@ -71,7 +72,8 @@ def test_states_stops_and_time() -> None:
     going = LiveArm("good", [cell(0, {10: 0.9}, "done", 3600), cell(1, {5: 0.5}, "running", 3600)])
     shown = text(study(stopped, going), 120)
     assert "3–5" in shown
-    assert "3/4 cells, 1 running, 2 stopped, 3 of 4 device-hours, about 39 min left" in " ".join(shown.split())
+    assert "3/4 cells, 1 running, 2 stopped, 3 device-hours, about 39 min left" in " ".join(shown.split())
+    assert shown.splitlines()[-1] == "budget: 3 of 4 device-hours"
 
 
 @given(
@@ -87,7 +89,7 @@ def test_it_never_wraps(width: int, names: list[str], failures: int) -> None:
         for i, name in enumerate(names)
     ]
     shown = text(study(*arms, failures=failures), width).rstrip("\n").split("\n")
-    assert len(shown) == 1 + len(names) + 1 + min(failures, FAILURES)
+    assert len(shown) == 1 + len(names) + 2 + min(failures, FAILURES)
     assert all(cell_len(line) <= width for line in shown)
 
 
@@ -99,6 +101,55 @@ def test_eighty_columns_hold_what_matters() -> None:
     shown = text(study(base, other), 80)
     for part in ("filter=on pairs", "3/3", "0.9200 ±", "Δ", "-0.0200 ±"):
         assert part in shown
+
+
+def tall(arms: int = 60, failures: int = 0) -> LiveStudy:
+    """The first arm is the baseline, arm 30 runs, arm 40 has a failed cell, arms 50 to 59 have ended one after the other."""
+    lines = [LiveArm(f"arm={i}", [cell(s, {}, "waiting") for s in range(3)], baseline=i == 0) for i in range(arms)]
+    made = study(*lines, failures=failures)
+    lines[30].cells[1].state, lines[40].cells[0].state = "running", "failed"
+    for line in lines[50:]:
+        for one in line.cells:
+            one.state = "done" if line.name != "arm=50" else "stopped"
+            made.touch(one)
+    return made
+
+
+def test_a_tall_study_shows_what_matters_first() -> None:
+    shown = text(tall(failures=5), 80, 24).rstrip("\n").split("\n")
+    assert len(shown) == 24
+    names = [line.split()[0] for line in shown[1:18]]
+    assert {"arm=0", "arm=30", "arm=40", *(f"arm={i}" for i in range(51, 60))} <= {*names}, "17 of them"
+    assert names == sorted(names, key=lambda name: int(name[4:])), "in the study's order"
+    assert shown[18] == "… 43 more: 43 waiting"
+    assert shown[19].startswith("30/180 cells, 1 running, 3 stopped, 1 failed")
+    assert shown[20] == "budget: 3 of 4 device-hours"
+    assert [line[:12] for line in shown[21:]] == [f"arm · seed {n}" for n in (2, 3, 4)]
+    shown = text(tall(failures=5), 80, 16).rstrip("\n").split("\n")
+    assert shown[10] == "… 51 more: 3 done, 1 stopped, 47 waiting"
+
+
+@pytest.mark.parametrize("height", range(1, 70))
+def test_it_is_never_higher_than_the_terminal(height: int) -> None:
+    shown = text(tall(failures=2), 80, height).rstrip("\n").split("\n")
+    assert len(shown) <= height
+    assert any(line.startswith("30/180 cells") for line in shown)
+    assert height < 2 or "budget: 3 of 4 device-hours" in shown
+    assert height < 4 or sum(line.startswith("arm · seed") for line in shown) == 2
+    arms = sum(line.startswith("arm=") for line in shown)
+    hidden = next((int(line.split()[1].rstrip(":")) for line in shown if line.startswith("…")), 0)
+    assert height < 5 or arms + hidden == 60
+
+
+def test_failures_that_stay_come_before_those_that_are_tried_again() -> None:
+    made = study(LiveArm("base", [cell(0, {})], baseline=True))
+    made.failures = [Failure(f"f{n}", "id", "other", "no", again=n > 0) for n in range(9)]
+    assert [line.split()[0] for line in text(made, 80).splitlines()[-FAILURES:]] == ["f0", "f7", "f8"]
+
+
+def test_many_hours_are_whole_numbers() -> None:
+    shown = text(study(LiveArm("base", [cell(0, {10: 0.9}, "done", 3600 * 123.4)], baseline=True)), 120)
+    assert "123 device-hours" in shown
 
 
 def prepared(folder: Path) -> tuple[Storage, list[str]]:
@@ -121,8 +172,15 @@ def trained(storage: Storage, cell_id: str, epochs: int, *, end: str | None = No
         journal.end(end, epochs, reason="OSError: the disk is full")  # type: ignore[arg-type]
 
 
+def hold(storage: Storage) -> None:
+    """As a launch on another machine."""
+    lease = {"token": "x", "counter": 1, "host": "elsewhere", "pid": 1}
+    storage.child("studies", "small").write_json("lease.json", lease)
+
+
 def test_followed_from_the_records_alone(tmp_path: Path) -> None:
     storage, (one, two, *_) = prepared(tmp_path)
+    hold(storage)
     seen = Follower(storage, "small")
     assert "0/4 cells" in seen.study.totals()
     events = EventLog(storage.child("studies", "small"), block=3)
@@ -146,6 +204,7 @@ def test_followed_from_the_records_alone(tmp_path: Path) -> None:
 
 def test_only_what_changes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, (one, *_) = prepared(tmp_path)
+    hold(storage)
     seen = Follower(storage, "small")
     events = EventLog(storage.child("studies", "small"))
     trained(storage, one, 2)
@@ -154,7 +213,8 @@ def test_only_what_changes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = Storage.read
 
     def noted(self: Storage, path: str) -> bytes:
-        read.append(f"{self.uri}/{path}")
+        if path != "lease.json":
+            read.append(f"{self.uri}/{path}")
         return real(self, path)
 
     monkeypatch.setattr(Storage, "read", noted)
@@ -173,7 +233,13 @@ def test_watching_a_log_file(tmp_path: Path) -> None:
     storage, _ = prepared(tmp_path)
     out = io.StringIO()
     watch(storage, "small", Console(file=out, width=80), every_s=0.0)
-    assert out.getvalue() == "0/4 cells, 0 device-hours\n"
+    lines = out.getvalue().split("\n")
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["arm", "seeds"],
+        ["filter=gumbel", "*"],
+        ["filter=open", "0/2"],
+    ]
+    assert lines[4:] == ["0/4 cells, 0 device-hours", "", ""]
     with pytest.raises(ConfigError, match="no such study"):
         watch(storage, "smal", Console(file=out))
 
