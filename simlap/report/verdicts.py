@@ -28,10 +28,11 @@ def race_caption(study: StudyView, race: RaceView) -> str:
     other = "the baseline" if race.against == "baseline" else "the arm that is named"
     text = (
         f"Race on {study.metric}. Verdict: of paired group-sequential t tests; that any of them is wrongly better or worse has "
-        f"probability {race.alpha:g} at most; futile: {FUTILE}. Seeds: used, of those planned at most. Difference to {other}: over the seeds of "
-        f"the look that decided, paired by seed, with the {level} confidence interval that holds over all looks and arms; p: "
-        f"sequential, over all looks and arms. {metric_title(study.report_metric).capitalize()} at epoch {study.epochs}: mean ± "
-        "half-width of the 95% t interval over the same seeds; not tested."
+        f"probability {race.alpha:g} at most; futile: {FUTILE}. Seeds: used, of those planned at most. Difference to {other}: "
+        f"over the seeds of the look that decided, paired by seed, with the {level} confidence interval that holds over all "
+        "looks and arms; p: sequential, over all looks and arms. "
+        f"{metric_title(study.report_metric).capitalize()} at epoch {study.epochs}: mean ± half-width of the 95% t interval over "
+        "the same seeds; not tested."
     )
     return text if study.validation else f"{text} {TEST_DECISIONS}"
 

@@ -140,8 +140,8 @@ def connect(address: str | None) -> list[Node]:
 def end_local() -> None:
     """End Ray on this machine, and whatever of it does not end by itself.
 
-    A worker can hang in its own destructor (Ray 2.60: a Train controller in every third run, in ~CoreWorkerProcessImpl), and would
-    hold its memory until somebody finds it.
+    A worker can hang in its own destructor (Ray 2.60: a Train controller in every third run, in ~CoreWorkerProcessImpl), and
+    would hold its memory until somebody finds it.
     """
     import ray
 

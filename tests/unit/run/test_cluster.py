@@ -52,12 +52,12 @@ def test_what_can_never_be_placed(resources: dict[str, float], key: str, words: 
 
 def test_what_does_not_end_with_ray_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that hangs in its destructor, and one that ends as it should."""
-    monkeypatch.setattr(ray, "shutdown", lambda: raylet.kill())
     monkeypatch.setattr(cluster, "_END_S", 0.1)
     script = tmp_path / "raylet"  # a process has the name of its program
     script.write_text("#!/bin/sh\nsleep 1000 &\nsleep 1000 &\nwait\n")
     script.chmod(0o755)
     raylet = subprocess.Popen([script])
+    monkeypatch.setattr(ray, "shutdown", raylet.kill)
     workers: list[psutil.Process] = []
     while len(workers) < 2:
         workers = psutil.Process(raylet.pid).children()
