@@ -3,10 +3,10 @@
     python benchmarks/scaling.py [--workers 2] [--rounds 3] [--device cpu] [--ray]
 
 Scaling: the authors' recipe (experiments/cifar10_resnet18.yaml; float32 on a CPU) and the small one on CIFAR-10, their batches
-and steps, one thread (or GPU) each. The small one is the hard case: 36 exchanges in a step of a tenth of a second. Every
-process holds both a worker of the one data-parallel run and a run of its own, and the rounds take turns: an epoch of the run
-together, then an epoch of the own runs, all at the same time. So the machine's cores are equally busy in both, and what is left
-is what sharing a batch costs. Images per second are those of all processes; CPU seconds per 1000 images, also of all, leave out
+and steps, one thread (or GPU) each. The small one is the hard case: 47 exchanges in a step of a tenth of a second. The run
+together and the own runs each have processes of their own, which take turns: an epoch of the run together, then one of the own
+runs side by side, while the others sleep. So the machine's cores are equally busy in both, and what is left is what sharing a
+batch costs. Images per second are those of all processes; CPU seconds per 1000 images, also of all, leave out
 what is spent waiting for the machine. An own run has the same global batch (B rows a step, its worker B / W); with the worker's
 number of rows instead, which is shown too, it makes as many steps as the worker.
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import re
 import statistics
@@ -31,7 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,6 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
-from torch.multiprocessing.spawn import start_processes
 
 from simlap.config import Experiment, load_experiment
 from simlap.data.splits import load_splits
@@ -93,10 +95,29 @@ def recipe(*changes: str, file: Path = RECIPE) -> Experiment:
 
 def scaling(file: Path, workers: int, rounds: int, device: str) -> dict[str, Any]:
     """Images per second of all processes, by what they do; printed and returned."""
-    with tempfile.TemporaryDirectory() as folder:
-        start_processes(_process, args=(file, workers, rounds, device, folder), nprocs=workers, start_method="spawn")
-        measured: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())
-    rates, cpu = measured["images_per_s"], measured["cpu_s_per_1000"]
+    rates: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    stolen: list[float] = []
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        teams = {
+            name: stack.enter_context(Team(name, file, workers, device, folder))
+            for name in (TOGETHER, SAME_BATCH, SAME_ROWS)
+        }
+        for number in range(2 * rounds + 1):
+            began, busy = time.perf_counter(), _steal_s()
+            for name, team in teams.items():
+                rate, cpu_s = team.epoch()
+                if number:  # the first one warms up
+                    rates.setdefault(name, []).append(rate)
+                    cpu.setdefault(name, []).append(cpu_s)
+            if number:
+                stolen.append((_steal_s() - busy) / (time.perf_counter() - began) / len(os.sched_getaffinity(0)))
+            if sum(share < QUIET for share in stolen) == rounds:
+                break
+    counted = sorted(range(len(stolen)), key=stolen.__getitem__)[:rounds]
+    rates, cpu = ({name: [values[i] for i in counted] for name, values in all_.items()} for all_ in (rates, cpu))
+    steal = [stolen[i] for i in counted]
     table = Table("", "images/s", "CPU s / 1000", "ratio", "rounds", box=None)
     ratios = {}
     for name, values in rates.items():
@@ -107,63 +128,69 @@ def scaling(file: Path, workers: int, rounds: int, device: str) -> dict[str, Any
     console = Console()
     console.print(f"{file.stem}, {workers} workers, {device}; ratio: {TOGETHER} / this", highlight=False)
     console.print(table)
-    steal = ", ".join(f"{share:.1%}" for share in measured["steal"])
-    console.print(f"stolen in the {rounds} rounds that count, of {measured['rounds']}: {steal}", highlight=False)
+    told = ", ".join(f"{share:.1%}" for share in steal)
+    console.print(f"stolen in the {rounds} rounds that count, of {len(stolen)}: {told}", highlight=False)
+    measured = {"images_per_s": rates, "cpu_s_per_1000": cpu, "steal": steal, "rounds": len(stolen)}
     return {"workers": workers, **measured, "ratio": ratios, "machine": collect()}
 
 
-def _process(rank: int, file: Path, workers: int, rounds: int, device: str, folder: str) -> None:
+class Team:
+    """Processes that do one of the three things, an epoch at a time; they sleep while others have their turn."""
+
+    def __init__(self, what: str, file: Path, workers: int, device: str, folder: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._together, self._pipes = what == TOGETHER, [context.Pipe() for _ in range(workers)]
+        self._processes = [
+            context.Process(target=_process, args=(rank, what, file, workers, device, folder, theirs), daemon=True)
+            for rank, (_, theirs) in enumerate(self._pipes)
+        ]
+
+    def __enter__(self) -> Team:
+        for process in self._processes:
+            process.start()
+        for pipe in self._pipes:
+            pipe[1].close()  # so that the end of a process is seen here
+        return self
+
+    def epoch(self) -> tuple[float, float]:
+        """Images per second of all processes, and their CPU seconds per 1000 images."""
+        for ours, _ in self._pipes:
+            ours.send(True)
+        found = [ours.recv() for ours, _ in self._pipes]
+        everyone = 1 if self._together else len(found)  # the images of the run together are all processes' already
+        rate = sum(rate for rate, _, _ in found) / len(found) * everyone
+        return rate, sum(cpu_s for _, cpu_s, _ in found) * 1e3 / (found[0][2] * everyone)
+
+    def __exit__(self, *_: object) -> None:
+        for ours, _ in self._pipes:
+            ours.send(False)
+        for process in self._processes:
+            process.join()
+
+
+def _process(rank: int, what: str, file: Path, workers: int, device: str, folder: str, turns: Connection) -> None:
     torch.set_num_threads(1)
     on = torch.device(device, rank) if device == "cuda" else torch.device(device)
     if device == "cuda":
         torch.cuda.set_device(on)
     dist.init_process_group(
         "nccl" if device == "cuda" else "gloo",
-        init_method=f"file://{folder}/rendezvous",
+        init_method=f"file://{folder}/{what}",
         rank=rank,
         world_size=workers,
-        timeout=timedelta(minutes=5),
+        timeout=timedelta(minutes=30),
     )
     changes = ["train.epochs=1000"]
     if device == "cpu":  # an epoch of a few seconds
-        changes += ["train.precision=fp32", "data.fraction=0.002"] if file == AUTHORS else ["data.fraction=0.04"]
+        changes += ["train.precision=fp32", "data.fraction=0.012"] if file == AUTHORS else ["data.fraction=0.04"]
     experiment = recipe(*changes, file=file)
-    rows = World.current(on).rows(experiment.train.batch_size, 0)
-    own = experiment.model_copy(update={"train": experiment.train.model_copy(update={"batch_size": rows})})
-    splits = load_splits(experiment.data)
-    alone = World(device=on)
-    states = {
-        TOGETHER: build(experiment, splits, World.current(on)),
-        SAME_BATCH: build(experiment, splits, alone),
-        SAME_ROWS: build(own, splits, alone),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in states}
-    cpu: dict[str, list[float]] = {name: [] for name in states}
-    stolen: list[float] = []
-    for number in range(2 * rounds + 1):
-        began, busy = time.perf_counter(), _steal_s()
-        for name, state in states.items():
-            rate, cpu_s, images = _epoch(state)
-            # the images of the run together are all processes' already
-            everyone = 1 if name == TOGETHER else workers
-            if number:  # the first one warms up
-                rates[name].append(_sum(rate, on) / workers * everyone)
-                cpu[name].append(_sum(cpu_s, on) * 1e3 / (images * everyone))
-        if number:
-            share = (_steal_s() - busy) / (time.perf_counter() - began) / len(os.sched_getaffinity(0))
-            stolen.append(_sum(share, on) / workers)
-        if sum(share < QUIET for share in stolen) == rounds:
-            break
-    if rank == 0:
-        counted = sorted(range(len(stolen)), key=stolen.__getitem__)[:rounds]
-        measured: dict[str, Any] = {
-            "images_per_s": {name: [values[i] for i in counted] for name, values in rates.items()},
-            "cpu_s_per_1000": {name: [values[i] for i in counted] for name, values in cpu.items()},
-            "steal": [stolen[i] for i in counted],
-            "rounds": len(stolen),
-        }
-        Path(folder, "result.json").write_text(json.dumps(measured))
-    dist.barrier()
+    world = World.current(on)
+    if what == SAME_ROWS:
+        rows = world.rows(experiment.train.batch_size, 0)
+        experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update={"batch_size": rows})})
+    state = build(experiment, load_splits(experiment.data), world if what == TOGETHER else World(device=on))
+    while turns.recv():
+        turns.send(_epoch(state))
     dist.destroy_process_group()
 
 
@@ -183,10 +210,6 @@ def _epoch(state: TrainState) -> tuple[float, float, int]:
 def _steal_s() -> float:
     """Seconds that the hypervisor has kept this machine's cores from running, all of them together."""
     return float(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
-
-
-def _sum(value: float, device: torch.device) -> float:
-    return float(World.current(device).sum(torch.tensor(value, dtype=torch.float64, device=device)))
 
 
 # --- Ray Train against torchrun --------------------------------------------------------------------------------------
