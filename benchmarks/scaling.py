@@ -161,7 +161,7 @@ class Team:
         rate = sum(rate for rate, _, _ in found) / len(found) * everyone
         return rate, sum(cpu_s for _, cpu_s, _ in found) * 1e3 / (found[0][2] * everyone)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         for ours, _ in self._pipes:
             ours.send(False)
         for process in self._processes:
