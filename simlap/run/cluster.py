@@ -30,6 +30,9 @@ _ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "PYTHONWARNINGS": "ignore",
+    # Train runs a worker's loop in a thread of its own, for which glibc would make a heap of its own, in pieces that it gives
+    # back after every step: what `simlap.train.memory` asks for holds in the first heap only
+    "MALLOC_ARENA_MAX": "1",
 }
 
 _OWN_NODE = {

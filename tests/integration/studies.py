@@ -97,7 +97,7 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
     while not condition():
         if time.monotonic() > end:
             raise AssertionError("it did not happen in time")
-        time.sleep(0.02)
+        time.sleep(0.05)  # what is looked at costs the launch under test its core
 
 
 def mlflow_runs(lab: Lab) -> list[Any]:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from simlap.run import cluster
 from simlap.train.memory import keep_freed_memory
 
 _FAULTS = """
-import resource, sys, torch
+import resource, sys, threading, torch
 from simlap.train.memory import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [torch.ones(2**24) for _ in range(2)]  # 64 MiB each: more than glibc ever keeps by itself
+    held += [torch.ones(2**21) for _ in range(8)]  # 8 MiB each: in the heap, whatever a thread has of it
     del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-for _ in range(4):
-    last = faults()
-print(last)
+def run():
+    if "keep" in sys.argv:
+        assert keep_freed_memory()
+    for _ in range(4):
+        last = faults()
+    print(last)
+if "thread" in sys.argv:
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+else:
+    run()
 """
 _HUGE = """
 import re, torch
@@ -43,16 +53,27 @@ def test_a_library_without_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_freed_memory.cache_clear()
 
 
+def faults(*options: str, **environment: str) -> int:
+    """Pages fetched by the fourth of four equal steps."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS, *options],
+        capture_output=True, text=True, check=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    return int(done.stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc only")
 def test_memory_is_not_fetched_again() -> None:
-    found = {
-        mode: int(
-            subprocess.run([sys.executable, "-c", _FAULTS, mode], capture_output=True, text=True, check=True).stdout
-        )
-        for mode in ("keep", "give back")
-    }
-    assert 4 * found["keep"] < found["give back"]
+    assert 4 * faults("keep") < faults()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc only")
+def test_nor_in_a_thread_of_a_worker() -> None:
+    """Ray Train runs the loop in a thread, in the environment that is set for all workers."""
+    name = "MALLOC_ARENA_MAX"
+    assert 4 * faults("keep", "thread", **{name: cluster._ENVIRONMENT[name]}) < faults("keep", "thread")
 
 
 @pytest.mark.slow
