@@ -21,7 +21,7 @@ from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing
 from simlap.study.plan import Plan
@@ -32,6 +32,7 @@ from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
+from simlap.study.waiting import Attempt
 from simlap.study.watch import StudyCallback
 
 

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from simlap.config.schema import Resources
 from simlap.errors import ConfigError
 from simlap.record.journal import read_cell, read_race
 from simlap.record.view import PAUSED
 from simlap.storage import Storage
+from simlap.study.capacity import Share
 from simlap.study.events import segments
 from simlap.study.live import Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.searches import trial_cells
@@ -185,6 +187,6 @@ class Follower:
         cell.state = "waiting" if view.state == "new" else "paused" if view.reason == PAUSED else view.state
         cell.epoch = view.epoch
         cell.epochs = view.config.get("train", {}).get("epochs", cell.epochs)
-        cell.devices = view.config.get("resources", {}).get("workers", 1)
+        cell.devices = Share.of(Resources(**view.config.get("resources", {}))).devices
         cell.values = {row.epoch: row.metrics[self._metric] for row in view.rows if self._metric in row.metrics}
         cell.seconds, cell.timed = view.seconds, len(view.rows)

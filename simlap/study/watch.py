@@ -14,11 +14,12 @@ from simlap.record.view import CellState
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries, classify
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.feed import CellFeed
 from simlap.study.index import CellFacts
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.waiting import Attempt
 
 
 class StudyCallback(tune.Callback):
@@ -42,9 +43,10 @@ class StudyCallback(tune.Callback):
         return {}  # Tune pickles its callbacks; nothing of this one is ever restored
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cell = self._attempt(trial).cell
+        attempt = self._attempt(trial)
+        cell = attempt.cell
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
-        self.progress.started(cell.cell_id)
+        self.progress.started(cell.cell_id, attempt.share.devices)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -20,6 +20,7 @@ def pretend(
     code: str | None = None,
     values: Callable[[int], float] | None = None,
     value: float | None = None,
+    gpus: float = 0.0,
 ) -> None:
     """Write what an attempt that came to this end leaves.
 
@@ -30,6 +31,7 @@ def pretend(
         code: hash of the code that ran it (default: today's).
         values: of the validation metric by epoch (default: one for all, by the cell's id).
         value: of every metric (default: a function of the cell's id).
+        gpus: that it was given.
     """
     folder = cell_storage(cell.storage, cell.cell_id)
     total = cell.stage.experiment.train.epochs
@@ -38,7 +40,7 @@ def pretend(
     journal = Journal(folder, writer="pretend", attempt=next_attempt(folder))
     if not folder.exists("result.json"):
         folder.write("config.yaml", yaml.dump(cell.experiment.model_dump(mode="json")).encode())
-        folder.write_json("provenance.json", {"code": code or code_hash(), "world_size": 1})
+        folder.write_json("provenance.json", {"code": code or code_hash(), "world_size": 1, "gpus_per_worker": gpus})
     value = value if value is not None else 0.9 + 0.001 * (int(cell.cell_id[:4], 16) % 20)
     rows = [
         {

@@ -17,10 +17,11 @@ from simlap.record.journal import cell_storage, read_rows
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study.claims import Claims
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S, POLLS, Lease
 from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import load_study
+from simlap.study.waiting import Attempt
 from tests.tiny import TREE
 from tests.unit.study.pretend import pretend
 

@@ -96,7 +96,7 @@ class Runner:
                 if made.guard is not None and not made.guard.may_start(cell):
                     continue
                 if made.guard is not None:
-                    made.guard.started(cell)
+                    made.guard.started(cell, 1)
                 events.write("cell_started", **cell.place, seed=cell.seed)
                 self.run(cell)
                 if (cell.line, cell.seed) in self.fails:
