@@ -88,7 +88,9 @@ class CellFeed(SearchAlgorithm):
         self._storage = experiment.storage
 
     def next_trial(self) -> Trial | None:
-        """The next cell that there is room for."""
+        """The next cell that there is room for. None any more where another launch has taken the study over."""
+        if self.is_void:
+            self.set_finished()  # type: ignore[no-untyped-call]  # Ray's
         if self._more is not None and not (self._finished or self._waiting.busy or self.attempts or self.held):
             self._add(found := self._more())
             self._more = self._more if found else None
@@ -116,6 +118,11 @@ class CellFeed(SearchAlgorithm):
     def is_ended(self) -> bool:
         """Whether Tune was told to end: nothing more is handed out."""
         return bool(self._finished)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether another launch has taken the study over: this one decides and records nothing more."""
+        return self._claims is not None and self._claims.is_void
 
     @property
     def may_grow(self) -> bool:

@@ -60,6 +60,8 @@ class StudyCallback(tune.Callback):
             self._note_promotion(cell)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._left(trial):
+            return
         attempt = self._over(trial)
         cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
@@ -84,6 +86,8 @@ class StudyCallback(tune.Callback):
         persist(lambda: self.feed.release(attempt))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._left(trial):
+            return
         attempt = self._attempt(trial)
         cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
@@ -141,6 +145,15 @@ class StudyCallback(tune.Callback):
     def _over(self, trial: Trial) -> Attempt:
         self._reap(trial)
         return self.feed.attempts.pop(trial.trial_id)
+
+    def _left(self, trial: Trial) -> bool:
+        """Whether another launch has taken the study over: what has become of the cell is that one's to say."""
+        if not self.feed.is_void:
+            return False
+        attempt = self._over(trial)
+        self.progress.ended(attempt.cell.cell_id, "interrupted")
+        persist(lambda: self.feed.release(attempt))
+        return True
 
     def _note_promotion(self, cell: PlannedCell) -> None:
         """Why a cell was let past a rung, where it met one: as worth knowing as why others were not."""

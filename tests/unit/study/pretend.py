@@ -1,12 +1,14 @@
-"""Cells that look as if they had been run, without training: a thousandth of the time."""
+"""Cells that look as if they had been run, without training: a thousandth of the time. And a launch that lost its study."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from simlap.config import evaluation_id, yaml
 from simlap.record.code import code_hash
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
+from simlap.study.lease import Lease
 from simlap.study.planned import PlannedCell
 
 EPOCH_S = 0.5
@@ -69,3 +71,16 @@ def pretend(
         folder.write_json(f"checkpoints/epoch-{epoch:05d}-x/manifest.json", {})
     if state != "running":
         journal.end(state, epoch, reason="boom" if state == "failed" else None)  # type: ignore[arg-type]
+
+
+def silence(lease: Lease) -> None:
+    """As after a SIGSTOP: it has not beaten for longer than another launch waits."""
+    lease._stop.set()
+    lease._thread.join()
+    lease._beaten = -math.inf
+
+
+def take_over(lease: Lease) -> None:
+    """While it was silent, another launch came."""
+    silence(lease)
+    lease.study.write_json("lease.json", {"token": "other", "counter": 1, "host": "elsewhere", "pid": 7})
