@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BUDGET = 3
 """Exit code: the study's budget is used up, and there is more to be done."""
+TAKEN_OVER = 4
+"""Exit code: another launch has taken the study over, and goes on with it."""
 
 
 class Retry(enum.StrEnum):
@@ -118,6 +120,7 @@ def ablate(
     from simlap.record.mlflow import resolve_tracking_uri
     from simlap.storage import Storage
     from simlap.study.apply import apply, check
+    from simlap.study.lease import LostLeaseError
     from simlap.study.spec import load_study
 
     uri = resolve_tracking_uri(tracking_uri)
@@ -127,15 +130,19 @@ def ablate(
 
         check(loaded, Storage(storage), address=address, options=_options(only, retry, rerun, seeds))
         run_detached([word for word in sys.argv[1:] if word != "--detach"], Storage(storage), loaded.name)
-    with quiet_stderr():
-        outcome = apply(
-            loaded,
-            Storage(storage),
-            address=address,
-            tracking_uri=uri,
-            console=out,
-            options=_options(only, retry, rerun, seeds),
-        )
+    try:
+        with quiet_stderr():
+            outcome = apply(
+                loaded,
+                Storage(storage),
+                address=address,
+                tracking_uri=uri,
+                console=out,
+                options=_options(only, retry, rerun, seeds),
+            )
+    except LostLeaseError as error:
+        complain(f"[bold]taken over:[/] {escape(str(error))}")
+        raise typer.Exit(TAKEN_OVER) from None
     _print_outcome(outcome, uri)
 
 

@@ -135,6 +135,13 @@ class BackgroundShipper:
                 self.report = ShipReport(errors=[f"the shipping process ended with code {code}"], log=str(self.log))
         return self.report
 
+    def abandon(self) -> None:
+        """End it at once: another launch ships the study now."""
+        if self.report is None:
+            self._process.kill()
+            self._process.communicate()
+            self.report = ShipReport(log=str(self.log))
+
     def __enter__(self) -> BackgroundShipper:
         return self
 

@@ -118,7 +118,12 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     journal = None
     result = read_result(cell)
     known: dict[str, dict[str, float]] = result["evaluations"] if result else {}
-    provenance = {**task.provenance, "device": _device(world), "world_size": world.size}
+    provenance = {
+        **task.provenance,
+        "device": _device(world),
+        "world_size": world.size,
+        "gpus_per_worker": experiment.resources.gpus,
+    }
     if task.start is not None:
         provenance["start"] = task.start
     if world.rank == 0:

@@ -16,7 +16,7 @@ from simlap.storage import Storage
 from simlap.study.announce import announce
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
-from simlap.study.lease import Lease
+from simlap.study.lease import Lease, LostLeaseError
 from simlap.study.options import Options
 from simlap.study.placement import baseline_resources, check_resources, this_machine
 from simlap.study.plan import Plan, make_plan
@@ -67,7 +67,8 @@ def apply(
 ) -> Outcome:
     """Run what is missing, resume what was interrupted, keep what is done; then the report and the records.
 
-    Everything that can be checked is checked before anything starts. Raises UserError.
+    Everything that can be checked is checked before anything starts. Raises UserError; LostLeaseError where another launch takes
+    the study over: from then on, nothing of the study's is written.
 
     Args:
         study: to be applied.
@@ -84,28 +85,34 @@ def apply(
         claims = Claims(storage, study.name, lease)
         # again, now that nobody else can change it
         plan = make_plan(study, storage, options)
+        lease.check()  # here and below: before anything of the study's is written after what may have taken long
         if plan.racing is not None:
             from simlap.study.racelog import record_race
 
             record_race(plan, claims)
-        used = plan.guard.reached() if plan.guard else None
-        if used or not plan.pending:
-            used = used or _all_cells_begun(plan)
+        refused = _refused(plan)
+        if refused or not plan.pending:
             plan.save()
-            outcome = _reported(study, storage, ran=0, finished=not used)
-            outcome.budget = used
+            outcome = _reported(study, storage, ran=0, finished=not refused)
+            outcome.budget = refused
             outcome.shipped = ship_once(storage, study.name, tracking_uri)
             return outcome
         nodes = connect(address)
         check_resources(study, nodes)
+        lease.check()
         if stale := to_rerun(plan):
             discard(storage, stale)
             plan = make_plan(study, storage, options)
+            lease.check()
         plan.save()
         announce(plan, console)
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             ran = len(plan.pending)
-            plan, finished = _execute(plan, study, options, folder, nodes, console, claims)
+            try:
+                plan, finished = _execute(plan, study, options, folder, nodes, console, claims)
+            except LostLeaseError:
+                shipper.abandon()
+                raise
             outcome = _reported(study, storage, ran=ran, finished=finished)
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:
@@ -113,8 +120,17 @@ def apply(
         elif plan.held_back:
             outcome.finished, outcome.budget = False, _all_cells_begun(plan)
         # what is finished now need not be read again
-        make_plan(study, storage, options).index.save()
+        index = make_plan(study, storage, options).index
+        lease.check()
+        index.save()
         return outcome
+
+
+def _refused(plan: Plan) -> str | None:
+    """What of the budget keeps all that is left from being begun, in words; None where it does not, or nothing is left."""
+    if not plan.pending:
+        return _all_cells_begun(plan)
+    return plan.guard.reached() if plan.guard else None
 
 
 def _all_cells_begun(plan: Plan) -> str | None:
@@ -141,19 +157,28 @@ def _execute(
     def slots(resources: Resources) -> int:
         return check_placement(resources, nodes, file=str(plan.study.path))
 
+    lease = claims.lease
+    lease.check()
     settle(plan)
     finished = False
-    events = EventLog(folder)
+    events = EventLog(folder, lost=lease.is_lost)
     events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
     try:
         with Progress(plan, console) as progress:
 
             def run(part: Plan) -> bool:
-                return run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
+                all_run = run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
+                lease.check()
+                return all_run
 
-            plan, tuned = run_searches(plan, study, options, run=run, replanned=progress.update, events=events)
+            def replanned(new: Plan) -> None:
+                lease.check()
+                progress.update(new)
+
+            plan, tuned = run_searches(plan, study, options, run=run, replanned=replanned, events=events)
             finished = tuned and run(plan)
     finally:  # however it ended: whoever watches waits for this
         persist(lambda: events.write("launch_ended", finished=finished))
         persist(events.close)
+    lease.check()
     return plan, finished

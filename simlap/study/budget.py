@@ -21,7 +21,7 @@ class Budget(Strict):
     """What all launches of a study together may take. When it is reached, cells are left where they are, to be resumed."""
 
     device_hours: Positive | None = None
-    """Hours of all workers' devices (a worker's CPUs, where it has no GPU, are one device)."""
+    """Hours of devices: of each worker its GPUs, as a share or several, or where it has none its CPUs as one device."""
     wall_hours: Positive | None = None
     """Hours that launches have been running."""
     cells: Count | None = None
@@ -86,11 +86,12 @@ class BudgetGuard:
     spent: Spending
     clock: Callable[[], float] = time.monotonic
     """Seconds."""
-    _running: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Cell id -> when it was started, its workers."""
+    _running: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Cell id -> when it was started, the devices that it takes."""
     _device_s: float = 0.0
     """Of cells that this launch has ended."""
     _cells: set[str] = field(default_factory=set)
+    """That this launch began, and none before it."""
     refused: str | None = None
     """In words: the number of cells, once one was not begun because of it."""
 
@@ -99,34 +100,34 @@ class BudgetGuard:
 
     def may_start(self, cell: PlannedCell) -> bool:
         """Whether there is room for (some of) this cell."""
-        known = cell.cell_id in self.spent.cells | self._cells or cell.arm is None
+        known = cell.arm is None or cell.cell_id in self.spent.cells or cell.cell_id in self._cells
         limit = self.budget.cells
-        if not known and limit is not None and len(self.spent.cells | self._cells) >= limit:
+        if not known and limit is not None and len(self.spent.cells) + len(self._cells) >= limit:
             self.refused = f"{limit} cells"
             return False
         return self.reached() is None
 
-    def started(self, cell: PlannedCell) -> None:
-        """A cell runs from now on."""
-        self._running[cell.cell_id] = (self.clock(), cell.stage.experiment.resources.workers)
-        if cell.arm is not None:
+    def started(self, cell: PlannedCell, devices: float) -> None:
+        """A cell takes so many devices from now on; 0: it waits for a node."""
+        self._running[cell.cell_id] = (self.clock(), devices)
+        if cell.arm is not None and cell.cell_id not in self.spent.cells:
             self._cells.add(cell.cell_id)
 
     def ended(self, cell_id: str) -> None:
         """It does not run any more, for whatever reason."""
         if cell_id in self._running:
-            since, workers = self._running.pop(cell_id)
-            self._device_s += (self.clock() - since) * workers
+            since, devices = self._running.pop(cell_id)
+            self._device_s += (self.clock() - since) * devices
 
     def uses(self) -> list[Use]:
         """What is used of every limit. May be asked by the thread that draws, so it goes over copies."""
         now = self.clock()
-        running = sum((now - since) * workers for since, workers in list(self._running.values()))
+        running = sum((now - since) * devices for since, devices in list(self._running.values()))
         return uses(
             self.budget,
             device_hours=self.spent.device_hours + (self._device_s + running) / 3600,
             wall_hours=self.spent.wall_hours + (now - self._began) / 3600,
-            cells=len(self.spent.cells | self._cells),
+            cells=len(self.spent.cells) + len(self._cells),
         )
 
     def reached(self) -> str | None:

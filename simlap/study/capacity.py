@@ -17,6 +17,16 @@ from simlap.run.cluster import Node
 _ROUNDING = 1e-9
 
 
+def devices(workers: int, gpus: float) -> float:
+    """How many devices a run takes: what a device-hour is an hour of.
+
+    Args:
+        workers: of the run.
+        gpus: of each of them, a share or several; 0: its CPUs are one device.
+    """
+    return workers * (gpus or 1.0)
+
+
 @dataclass(frozen=True)
 class Share:
     """What a cell holds: so many bundles, each on one node."""
@@ -29,6 +39,10 @@ class Share:
     @classmethod
     def of(cls, resources: Resources) -> Share:
         return cls(resources.workers, resources.cpus_per_worker, resources.gpus)
+
+    @property
+    def devices(self) -> float:
+        return devices(self.workers, self.gpus)
 
     def larger(self, largest: Node) -> Share | None:
         """Twice the share of the device that it computes on, at most a whole one; None where it has that already.
@@ -92,6 +106,10 @@ class Capacity:
                 return False
         self.held[holder] = (share, placed)
         return True
+
+    def has_place_for(self, share: Share) -> bool:
+        """Whether the nodes could hold it if nothing else did."""
+        return Capacity(self.nodes).take("", share)
 
     def release(self, holder: str) -> None:
         self.held.pop(holder, None)

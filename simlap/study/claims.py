@@ -48,10 +48,15 @@ class Claims:
     """
 
     def __init__(self, storage: Storage, study: str, lease: Lease, *, clock: Callable[[], float] = time.monotonic):
-        self._storage, self._clock = storage, clock
+        self._storage, self._clock, self.lease = storage, clock, lease
         self._own = Holder(lease.token, study, socket.gethostname(), os.getpid())
         self._looked: dict[str, tuple[int, float]] = {}
         """Token -> its lease's counter, and when that was first seen."""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether another launch has taken the study over, and with it all that this one has claimed."""
+        return self.lease.is_lost()
 
     def take(self, cell_id: str) -> Holder | None:
         """Claim a cell. Returns None where this launch has it now, else who has."""

@@ -52,8 +52,11 @@ def shape(experiment: Experiment) -> Shape:
 def device_hours(cells: Sequence[PlannedCell]) -> Hours:
     """From cells of the same shape that have run, else from a probe on this machine, else from all others.
 
-    A device is a worker's.
+    Cells that find their share of a GPU themselves (`gpus_per_worker: auto`) count with what those before them have left them.
     """
+    from simlap.study.packing import Packing  # which shapes there are is told here
+
+    packing = Packing(cells)
     shapes: dict[int, Shape] = {}
     timed: dict[Shape, list[float]] = {}
 
@@ -77,7 +80,7 @@ def device_hours(cells: Sequence[PlannedCell]) -> Hours:
         seconds = known.get(shape_of(cell))
         guessed |= seconds is None
         seconds = everywhere if seconds is None else seconds
-        hours = cell.epochs_left * seconds * cell.stage.experiment.resources.workers / 3600
+        hours = cell.epochs_left * seconds * packing.share(cell).devices / 3600
         by_line[cell.line] = by_line.get(cell.line, 0.0) + hours
     return Hours(by_line, sum(by_line.values()) if everywhere is not None else None, guessed, bool(tried))
 

@@ -3,7 +3,8 @@
 `studies/<name>/events/<launch>-<sequence>.jsonl` is one event: writing one costs the same however many there are. When
 `BLOCK` of them have come together they are written again as one block, `<launch>-<first>-<last>.jsonl`, and then deleted, so
 every event is written at most twice and a reader opens few files. A block is published before what it covers is deleted: after
-a kill between the two, readers pass over what a block covers.
+a kill between the two, readers pass over what a block covers. Blocks may overlap where a launch that was thought dead went on
+writing while its successor joined what it had left; an event is known by its launch and number, and read once.
 """
 
 from __future__ import annotations
@@ -38,10 +39,16 @@ class Segment(NamedTuple):
 
 
 class EventLog:
-    """The writer of one launch, which holds the study. Begins by joining what a killed launch left in pieces."""
+    """The writer of one launch, which holds the study. Begins by joining what a killed launch left in pieces.
 
-    def __init__(self, study: Storage, *, block: int = BLOCK) -> None:
-        self.study, self.block = study, block
+    Args:
+        study: its folder.
+        block: so many events are joined.
+        lost: whether the launch holds the study no more; then nothing is written, for the log is another launch's.
+    """
+
+    def __init__(self, study: Storage, *, block: int = BLOCK, lost: Callable[[], bool] = lambda: False) -> None:
+        self.study, self.block, self._lost = study, block, lost
         left = segments(study)
         self.launch = max((segment.launch for segment in left), default=0) + 1
         self._sequence = 0
@@ -59,6 +66,8 @@ class EventLog:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Publish an event."""
+        if self._lost():
+            return
         row = {"schema_version": SCHEMA_VERSION, "t": now_ms(), "launch": self.launch, "type": kind, **fields}
         data = (json.dumps(row) + "\n").encode()
         self.study.write(f"events/{self.launch:04d}-{self._sequence:05d}.jsonl", data)
@@ -72,6 +81,8 @@ class EventLog:
 
     def close(self) -> None:
         """Join the events written so far; more may follow. At the end of a launch, which need not live to do it."""
+        if self._lost():
+            return
         numbers = range(self._begun, self._sequence)
         own = [Segment(self.launch, n, n, f"{self.launch:04d}-{n:05d}.jsonl") for n in numbers]
         self._join(self.launch, own, self._rows)
@@ -95,29 +106,35 @@ def _sweep(study: Storage) -> None:
 
 
 def segments(study: Storage) -> list[Segment]:
-    """The files that together hold every event once, in order."""
+    """The files that together hold every event, in order. Only blocks may have some in common, at their ends."""
     found = [
         Segment(int(m[1]), int(m[2]), int(m[3] or m[2]), name)
         for name in study.list("events")
         if (m := _NAME.match(name))
     ]
-    blocks = [segment for segment in found if segment.is_block]
-    return sorted(
-        one
-        for one in found
-        if one.is_block or not any(b.launch == one.launch and b.first <= one.first <= b.last for b in blocks)
-    )
+    blocks: dict[int, list[Segment]] = {}
+    for segment in found:
+        if segment.is_block:
+            blocks.setdefault(segment.launch, []).append(segment)
+
+    def is_covered(one: Segment) -> bool:
+        return any(b.first <= one.first and one.last <= b.last and b != one for b in blocks.get(one.launch, ()))
+
+    return sorted(segment for segment in found if not is_covered(segment))
 
 
 def read_events(study: Storage) -> list[dict[str, Any]]:
     """All events in order, each once."""
     rows: list[dict[str, Any]] = []
+    read: dict[int, int] = {}  # launch -> how many of its events
     for segment in segments(study):
         try:
             data = study.read(f"events/{segment.name}")
         except FileNotFoundError:
             return read_events(study)  # it was joined into a block since it was listed, which happens finitely often
-        rows.extend(json.loads(line) for line in data.decode().splitlines())
+        lines = data.decode().splitlines()
+        rows.extend(json.loads(line) for line in lines[max(0, read.get(segment.launch, 0) - segment.first) :])
+        read[segment.launch] = segment.last + 1
     return rows
 
 

@@ -21,7 +21,7 @@ from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing
 from simlap.study.plan import Plan
@@ -32,6 +32,7 @@ from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
 from simlap.study.stages import goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
+from simlap.study.waiting import Attempt
 from simlap.study.watch import StudyCallback
 
 
@@ -44,8 +45,8 @@ def run_plan(
     slots: Callable[[Resources], int] | None = None,
     claims: Claims | None = None,
 ) -> bool:
-    """Run everything that is pending. Returns False where something is left to run: the user interrupted, or the budget
-    (`plan.guard`) is spent; running cells are then left where they are.
+    """Run everything that is pending. Returns False where something is left to run: the user interrupted, the budget
+    (`plan.guard`) is spent, or another launch has taken the study over (`claims`); running cells are then left where they are.
 
     Stages come first, without the study's scheduler: every one runs to its end. What starts from one that fails is failed
     with its reason; all others go on.
@@ -180,7 +181,7 @@ def execute(
 
 
 def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialScheduler, name: str) -> None:
-    """Run what waits, until nothing does, or the user or the budget ends it."""
+    """Run what waits, until nothing does, or the user, the budget or another launch ends it."""
     with tempfile.TemporaryDirectory(prefix="simlap-tune-") as scratch:
         tuner = tune.Tuner(
             name,
@@ -189,7 +190,7 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
                 name=f"{plan.study.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
                 callbacks=[callback],
-                stop=_Spent(plan.guard) if plan.guard is not None else None,
+                stop=_Over(plan.guard, feed),
                 verbose=0,
                 failure_config=tune.FailureConfig(
                     max_failures=0
@@ -205,9 +206,10 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
 
 def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     """Wait for other launches until one has left something to be run (True), or nothing is held any more: then whether more
-    cells may follow. False too where the user interrupts, or the budget is spent. Tune's own waiting could not be interrupted."""
+    cells may follow. False too where the user interrupts, the budget is spent, or another launch has this study. Tune's own
+    waiting could not be interrupted."""
     try:
-        while plan.guard is None or not plan.guard.reached():
+        while not feed.is_void and (plan.guard is None or not plan.guard.reached()):
             if feed.reclaim():
                 return True
             if not feed.held:
@@ -218,17 +220,20 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     return False
 
 
-class _Spent(tune.Stopper):
-    """Ends the run when the budget is spent."""
+class _Over(tune.Stopper):
+    """Ends the run when the budget is spent, or another launch has taken the study over."""
 
-    def __init__(self, guard: BudgetGuard) -> None:
-        self._guard = guard
+    def __init__(self, guard: BudgetGuard | None, feed: CellFeed) -> None:
+        self._guard, self._feed = guard, feed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it; nothing of it is ever restored
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._guard.reached() is not None
+        return self._feed.is_void or (self._guard is not None and self._guard.reached() is not None)
 
 
 def settle(plan: Plan) -> None:

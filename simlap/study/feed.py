@@ -5,12 +5,10 @@ A grid of all cells would be copied, queued and looked through by Tune as a whol
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -21,41 +19,15 @@ from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
-from simlap.study.capacity import Capacity, Share
 from simlap.study.claims import Claims, Holder
-from simlap.study.failures import History
 from simlap.study.index import CellFacts
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing, is_auto
 from simlap.study.planned import PlannedCell
+from simlap.study.waiting import Attempt, Waiting
 
 _log = logging.getLogger("simlap.study")
-PASSES = 8
-"""So many smaller cells may start before one that waits for room; then all wait for it."""
-_LOOK_S = 5.0
 _NO_CHECKPOINTS = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
-
-
-@dataclass(eq=False)
-class Attempt:
-    """A cell that waits for room, or runs."""
-
-    order: int
-    cell: PlannedCell
-    share: Share
-    history: History = field(default_factory=History)
-    passed: int = 0
-    """How many were started before it that come after it."""
-    number: int = 0
-    """Its attempt's, in the journal: set when it is handed out."""
-
-    @property
-    def resources(self) -> Resources:
-        """What the run is told: the cap on a GPU's memory follows its share of it; nothing else changes with the share."""
-        return self.cell.stage.experiment.resources.model_copy(update={"gpus_per_worker": self.share.gpus})
-
-    def __lt__(self, other: Attempt) -> bool:
-        return self.order < other.order
 
 
 class CellFeed(SearchAlgorithm):
@@ -88,8 +60,7 @@ class CellFeed(SearchAlgorithm):
         packing: Packing | None = None,
         more: Callable[[], Sequence[PlannedCell]] | None = None,
     ) -> None:
-        self._nodes, self._make_config, self._limit, self._guard = nodes, make_config, limit, guard
-        self._more = more
+        self._make_config, self._guard, self._more = make_config, guard, more
         self._given = 0
         self._trainables, self._head = trainables, head
         self._claims, self._packing = claims, packing or Packing()
@@ -98,19 +69,16 @@ class CellFeed(SearchAlgorithm):
         self.on_held: Callable[[Attempt, Holder], None] = lambda attempt, holder: None
         self.on_elsewhere: Callable[[Attempt, CellFacts], None] = lambda attempt, facts: None
         """Told of a cell that another launch has brought to its end."""
-        self._waiting: dict[Share, list[Attempt]] = {}
-        self._running: set[str] = set()
+        self._waiting = Waiting(nodes, limit=limit, guard=guard)
         self.attempts: dict[str, Attempt] = {}
         """By trial id; whoever watches the trials removes what is over."""
-        self._beside: Counter[Resources] = Counter()
-        self._looked = self._looked_at_held = time.monotonic()
-        self.capacity = Capacity(nodes())
+        self._looked_at_held = time.monotonic()
         self._storage: Any = None
         self._add(cells)
 
     def _add(self, cells: Sequence[PlannedCell]) -> None:
         for order, cell in enumerate(cells, start=self._given):
-            self._queue(Attempt(order, cell, self._packing.share(cell)))
+            self._waiting.add(Attempt(order, cell, self._packing.share(cell)))
         self._given += len(cells)
 
     def add_configurations(self, experiments: Any) -> None:
@@ -120,8 +88,10 @@ class CellFeed(SearchAlgorithm):
         self._storage = experiment.storage
 
     def next_trial(self) -> Trial | None:
-        """The next cell that there is room for."""
-        if self._more is not None and not (self._finished or self._busy or self.attempts or self.held):
+        """The next cell that there is room for. None any more where another launch has taken the study over."""
+        if self.is_void:
+            self.set_finished()  # type: ignore[no-untyped-call]  # Ray's
+        if self._more is not None and not (self._finished or self._waiting.busy or self.attempts or self.held):
             self._add(found := self._more())
             self._more = self._more if found else None
         trial_id = str(Trial.generate_id())
@@ -129,25 +99,20 @@ class CellFeed(SearchAlgorithm):
         if attempt is None:
             return None
         if self._guard is not None:
-            self._guard.started(attempt.cell)
-        self._running.add(trial_id)
+            # what waits for a node takes nothing yet
+            self._guard.started(attempt.cell, attempt.share.devices if self._waiting.has_room(trial_id) else 0.0)
         self.attempts[trial_id] = attempt
-        self._beside[_resources(attempt)] += 1
         return self._trial(trial_id, attempt)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Its room is free."""
-        self.capacity.release(trial_id)
-        if trial_id in self._running:
-            self._running.remove(trial_id)
-            attempt = self.attempts[trial_id]
-            self._beside[_resources(attempt)] -= 1
-            if self._guard is not None:
-                self._guard.ended(attempt.cell.cell_id)
+        attempt = self._waiting.release(trial_id)
+        if attempt is not None and self._guard is not None:
+            self._guard.ended(attempt.cell.cell_id)
 
     def is_finished(self) -> bool:
         """Also False while something runs: it may have to run again. What is held is not waited for here (`reclaim`)."""
-        return bool(self._finished or not (self._busy or (self._more is not None and not self.held)))
+        return bool(self._finished or not (self._waiting.busy or (self._more is not None and not self.held)))
 
     @property
     def is_ended(self) -> bool:
@@ -155,22 +120,23 @@ class CellFeed(SearchAlgorithm):
         return bool(self._finished)
 
     @property
+    def is_void(self) -> bool:
+        """Whether another launch has taken the study over: this one decides and records nothing more."""
+        return self._claims is not None and self._claims.is_void
+
+    @property
     def may_grow(self) -> bool:
         """Whether there may be more cells than were given so far."""
         return self._more is not None
 
-    @property
-    def _busy(self) -> bool:
-        return bool(self._running or any(self._waiting.values()))
-
     def again(self, attempt: Attempt, *, larger: bool) -> None:
         """Run a cell once more, from where it stands now; before all that come after it in the plan."""
-        share = attempt.share.larger(self.capacity.largest()) if larger else attempt.share
+        share = attempt.share.larger(self._waiting.capacity.largest()) if larger else attempt.share
         assert share is not None, "`can_grow` was asked"
         if larger and self._packing.outgrew(attempt.cell, share):
             self._share_anew()
         cell = replace(attempt.cell, facts=replace(attempt.cell.facts, state="failed"))  # its journal is read anew
-        self._queue(Attempt(attempt.order, cell, share, attempt.history))
+        self._waiting.add(Attempt(attempt.order, cell, share, attempt.history))
 
     def learn(self, attempt: Attempt) -> None:
         """A cell is done: what it took of a GPU's memory tells how many others like it fit on one."""
@@ -178,17 +144,15 @@ class CellFeed(SearchAlgorithm):
             self._share_anew()
 
     def _share_anew(self) -> None:
-        waiting = [attempt for queue in self._waiting.values() for attempt in queue]
-        self._waiting.clear()
-        for attempt in waiting:
+        for attempt in self._waiting.clear():
             # who has run out of memory before keeps what it was given
             if is_auto(attempt.cell) and not attempt.history.out_of_memory:
                 attempt.share = self._packing.share(attempt.cell)
-            self._queue(attempt)
+            self._waiting.add(attempt)
 
     def can_grow(self, attempt: Attempt) -> bool:
         """Whether it can have a larger share of its device."""
-        return attempt.share.larger(self.capacity.largest()) is not None
+        return attempt.share.larger(self._waiting.capacity.largest()) is not None
 
     def release(self, attempt: Attempt) -> None:
         """Nothing more is done with the cell: other launches may have it."""
@@ -219,28 +183,28 @@ class CellFeed(SearchAlgorithm):
             if going_on:
                 self.held.append(attempt)
             elif fresh is not None:
-                self._queue(fresh)
-        return any(self._waiting.values())
+                self._waiting.add(fresh)
+        return bool(self._waiting)
 
     def _claim(self, trial_id: str) -> Attempt | None:
         """The first that fits and that no other launch is at work on or has done, with its room reserved."""
         if self._claims is None:
-            return self._take(trial_id)
+            return self._waiting.take(trial_id)
         if self.held and time.monotonic() - self._looked_at_held > BEAT_S:
             self._looked_at_held = time.monotonic()
             self.reclaim()
-        while (attempt := self._take(trial_id)) is not None:
+        while (attempt := self._waiting.take(trial_id)) is not None:
             try:
                 holder = self._claims.take(attempt.cell.cell_id)
                 fresh = self._after_others(attempt) if holder is None else None
             except OSError as error:
                 _log.warning("%s could not be claimed, and is tried again: %s", attempt.cell.cell_id, error)
-                self.capacity.release(trial_id)
-                self._queue(attempt)
+                self._waiting.release(trial_id)
+                self._waiting.add(attempt)
                 return None
             if fresh is not None:
                 return fresh
-            self.capacity.release(trial_id)
+            self._waiting.release(trial_id)
             if holder is not None:
                 self._hold(attempt, holder)
             else:
@@ -274,32 +238,6 @@ class CellFeed(SearchAlgorithm):
             return None
         return Attempt(attempt.order, now, attempt.share, attempt.history, attempt.passed)
 
-    def _queue(self, attempt: Attempt) -> None:
-        heapq.heappush(self._waiting.setdefault(attempt.share, []), attempt)
-
-    def _take(self, trial_id: str) -> Attempt | None:
-        """The first that fits, with its room reserved. Cells of one size are looked at once, however many there are."""
-        if time.monotonic() - self._looked > _LOOK_S:
-            self._looked, self.capacity.nodes = time.monotonic(), self._nodes()
-        overtaken: list[Attempt] = []
-        for first in sorted(queue[0] for queue in self._waiting.values() if queue):
-            resources = _resources(first)
-            if self._guard is not None and not self._guard.may_start(first.cell):
-                heapq.heappop(self._waiting[first.share])  # it is left for a larger budget
-                return self._take(trial_id)
-            allowed = self._limit is None or self._beside[resources] < self._limit(resources)
-            if allowed and self.capacity.take(trial_id, first.share):
-                for attempt in overtaken:
-                    attempt.passed += 1
-                return heapq.heappop(self._waiting[first.share])
-            if first.passed >= PASSES:
-                break
-            overtaken.append(first)
-        if overtaken and not self._running:
-            # nothing that runs will make room, a node has to come back: Ray waits for it
-            return heapq.heappop(self._waiting[overtaken[0].share])
-        return None
-
     def _trial(self, trial_id: str, attempt: Attempt) -> Trial:
         share = attempt.share
         alone = share.workers == 1
@@ -318,7 +256,3 @@ class CellFeed(SearchAlgorithm):
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             checkpoint_config=_NO_CHECKPOINTS if alone else None,
         )
-
-
-def _resources(attempt: Attempt) -> Resources:
-    return attempt.cell.stage.experiment.resources

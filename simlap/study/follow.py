@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from simlap.config.schema import Resources
 from simlap.errors import ConfigError
 from simlap.record.journal import now_ms, read_cell, read_race
 from simlap.record.view import PAUSED, CellView
 from simlap.storage import Storage
 from simlap.study.budget import Budget, Use, uses
+from simlap.study.capacity import Share
 from simlap.study.events import segments
 from simlap.study.live import Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.logtable import LogTable
@@ -256,7 +258,7 @@ class Follower:
         cell.state = "waiting" if view.state == "new" else "paused" if view.reason == PAUSED else view.state
         cell.epoch = view.epoch
         cell.epochs = view.config.get("train", {}).get("epochs", cell.epochs)
-        cell.devices = _workers(view)
+        cell.devices = _devices(view)
         cell.values = {row.epoch: row.metrics[self._metric] for row in view.rows if self._metric in row.metrics}
         cell.seconds, cell.timed = view.seconds, len(view.rows)
         if (cell.state, cell.epoch) != before:
@@ -279,10 +281,9 @@ class Follower:
             return cell.seconds * cell.devices
         if cell_id not in self._gone_s:
             view = read_cell(self.storage, cell_id)
-            self._gone_s[cell_id] = view.seconds * _workers(view)
+            self._gone_s[cell_id] = view.seconds * _devices(view)
         return self._gone_s[cell_id]
 
 
-def _workers(view: CellView) -> int:
-    workers: int = view.config.get("resources", {}).get("workers", 1)
-    return workers
+def _devices(view: CellView) -> float:
+    return Share.of(Resources(**view.config.get("resources", {}))).devices

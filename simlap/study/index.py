@@ -25,6 +25,7 @@ from simlap.config.schema import Evaluation
 from simlap.record.journal import cell_storage, read_progress, read_rows
 from simlap.record.view import CellState
 from simlap.storage import Storage
+from simlap.study.capacity import devices
 
 SCHEMA_VERSION = 1
 _THREADS = 8
@@ -42,6 +43,8 @@ class CellFacts:
     """Time of them; `time/epoch_s` summed."""
     workers: int = 1
     """Of the attempt that left `provenance.json`."""
+    gpus: float = 0.0
+    """Of each of them, in that attempt; 0 too where it does not say."""
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last epoch, and of the finished run on the test set."""
@@ -59,7 +62,12 @@ class CellFacts:
     @property
     def device_s(self) -> float:
         """Device time of the epochs that count, in seconds."""
-        return self.seconds * self.workers
+        return self.seconds * self.devices
+
+    @property
+    def devices(self) -> float:
+        """That it took at a time."""
+        return devices(self.workers, self.gpus)
 
     @property
     def epoch_s(self) -> float | None:
@@ -161,6 +169,7 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
         metrics=metrics,
         evaluated=evaluated,
         workers=provenance.get("world_size", 1),
+        gpus=provenance.get("gpus_per_worker", 0.0),
         gpu_peak=memory.get("peak"),
         gpu_total=memory.get("total"),
         code=provenance.get("code"),

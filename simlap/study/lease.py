@@ -1,11 +1,13 @@
 """One launch at a time holds a study. The holder beats a counter; a lease whose counter stands still is taken over.
 
-Clocks are never compared: a reader watches whether the counter changes.
+Clocks are never compared: a reader watches whether the counter changes. A holder that was stopped, or whose storage hung, looks
+at the lease before it writes anything (`Lease.is_lost`); where that is another launch's, it writes nothing more of the study's.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -24,6 +26,10 @@ BEAT_S = 1.0
 POLLS = 6
 
 
+class LostLeaseError(Exception):
+    """Another launch has taken the study over: this one ends. The message is the whole story."""
+
+
 class Lease:
     """`with Lease(study): ...`. Raises UserError where another launch holds the study."""
 
@@ -31,8 +37,15 @@ class Lease:
         self.study, self.beat_s, self.polls = study, beat_s, polls
         self.token = uuid.uuid4().hex
         self._counter = 0
+        self._beaten = math.inf
+        """When the counter was last raised, by this process's clock; `inf`: never yet."""
+        self._lost: str | None = None
+        """In words, once another launch has taken the study over."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="simlap-lease", daemon=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles who asks it; nothing of it is ever restored
 
     def __enter__(self) -> Lease:
         held = self._read()
@@ -64,6 +77,40 @@ class Lease:
         if held and held["token"] == self.token:
             self.study.delete("lease.json")
 
+    def is_lost(self) -> bool:
+        """Whether another launch has taken the study over. Who asks before each write needs no beat to have come in between:
+        after a silence in which one may have come, the storage is looked at.
+        """
+        if self._lost is None and self._was_silent():
+            try:
+                self._look()
+            except OSError as error:  # what cannot be read cannot be written either
+                _log.warning("the lease of %s could not be read: %s", self.study.describe(), error)
+        return self._lost is not None
+
+    def check(self) -> None:
+        """Raises LostLeaseError where another launch has taken the study over."""
+        if self.is_lost():
+            raise LostLeaseError(
+                f"study {self.study.describe()} was taken over by {self._lost} when this launch had not been heard of for "
+                f"{self.polls * self.beat_s:g} s (was it stopped, or its storage away?). This one has ended and left its cells "
+                "where they are; the other goes on with them"
+            )
+
+    def _was_silent(self) -> bool:
+        """Whether this launch has not been heard of for half the time that another one waits."""
+        return time.monotonic() - self._beaten > self.polls * self.beat_s / 2
+
+    def _look(self) -> None:
+        """Note it where the lease is another one's now. One that is not there was another's too, which has ended since; unless
+        there was no time for that.
+        """
+        held = self._read()
+        if held is not None and held["token"] != self.token:
+            self._lost = f"process {held['pid']} on {held['host']}"
+        elif held is None and self._was_silent():
+            self._lost = "another launch, which has ended since,"
+
     def _read(self) -> dict[str, Any] | None:
         try:
             lease: dict[str, Any] = self.study.read_json("lease.json")
@@ -73,6 +120,7 @@ class Lease:
 
     def _beat(self) -> None:
         self._counter += 1
+        began = time.monotonic()
         me = psutil.Process()
         self.study.write_json(
             "lease.json",
@@ -85,13 +133,14 @@ class Lease:
                 "process_started": me.create_time(),
             },
         )
+        self._beaten = began
 
     def _run(self) -> None:
         while not self._stop.wait(self.beat_s):
             try:
-                held = self._read()
-                if held is not None and held["token"] != self.token:
-                    _log.error("study %s was taken over by process %s", self.study.describe(), held["pid"])
+                self._look()
+                if self._lost is not None:
+                    _log.error("study %s was taken over by %s", self.study.describe(), self._lost)
                     return
                 self._beat()
             except OSError as error:

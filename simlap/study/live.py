@@ -36,12 +36,12 @@ class LiveCell:
     epoch: int
     epochs: int
     """Of a full run."""
-    devices: int
-    """That it computes on at a time."""
+    devices: float
+    """That it takes at a time: `simlap.study.capacity.devices`."""
     values: dict[int, float] = field(default_factory=dict)
     """The metric by epoch."""
     seconds: float = 0.0
-    """On each of its devices, so far."""
+    """Of its epochs, so far."""
     timed: int = 0
     """Epochs that these seconds are of."""
     changed: int = 0

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from simlap.study.capacity import Share
 from simlap.study.live import FINISHED, Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.logtable import LogTable
 from simlap.study.plan import Plan
@@ -89,14 +90,17 @@ class Progress:
     def _cell(self, planned: PlannedCell) -> LiveCell:
         facts, experiment = planned.facts, planned.stage.experiment
         value = facts.metrics.get(self.metric)
+        devices = facts.devices if facts.epoch else Share.of(experiment.resources).devices
         return LiveCell(
             planned.cell_id, planned.seed, _state(planned), facts.epoch, experiment.train.epochs,
-            experiment.resources.workers, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
+            devices, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
         )  # fmt: skip
 
-    def started(self, cell_id: str) -> None:
-        self.cells[cell_id].state, self._since[cell_id] = "running", time.monotonic()
-        self.study.touch(self.cells[cell_id])
+    def started(self, cell_id: str, devices: float) -> None:
+        """A cell runs now, on so many devices."""
+        cell = self.cells[cell_id]
+        cell.state, cell.devices, self._since[cell_id] = "running", devices, time.monotonic()
+        self.study.touch(cell)
 
     def reported(self, cell_id: str, epoch: int, value: float | None, seconds: float | None = None) -> None:
         """An epoch is finished.

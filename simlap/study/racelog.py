@@ -59,6 +59,8 @@ class RaceLog:
         Returns:
             The cells that were stopped just now.
         """
+        if self._claims is not None and self._claims.is_void:
+            return []  # the race is another launch's
         # first: whoever follows the events finds it there
         persist(lambda: write_standing(self._folder, racing))
         for look in racing.standing.looks:

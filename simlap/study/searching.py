@@ -33,7 +33,7 @@ def run_searches(
         study: as its file has it.
         options: what the launch is asked for.
         run: runs a plan; False where something is left to run.
-        replanned: told of each new plan.
+        replanned: told of each new plan, before it is saved.
         events: of the study.
     """
     if not searches(plan):
@@ -56,8 +56,8 @@ def run_searches(
             return plan, False
         tried |= {cell.cell_id for cell in batch.pending}
         plan = _again(plan, study, options, frozenset(tried))
-        plan.save()
         replanned(plan)
+        plan.save()
 
 
 def _again(plan: Plan, study: Study, options: Options, tried: frozenset[str]) -> Plan:

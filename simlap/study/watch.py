@@ -14,11 +14,12 @@ from simlap.record.view import CellState
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries, classify
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.feed import CellFeed
 from simlap.study.index import CellFacts
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.waiting import Attempt
 
 
 class StudyCallback(tune.Callback):
@@ -42,9 +43,10 @@ class StudyCallback(tune.Callback):
         return {}  # Tune pickles its callbacks; nothing of this one is ever restored
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cell = self._attempt(trial).cell
+        attempt = self._attempt(trial)
+        cell = attempt.cell
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
-        self.progress.started(cell.cell_id)
+        self.progress.started(cell.cell_id, attempt.share.devices)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -58,6 +60,8 @@ class StudyCallback(tune.Callback):
             self._note_promotion(cell)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._left(trial):
+            return
         attempt = self._over(trial)
         cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
@@ -82,6 +86,8 @@ class StudyCallback(tune.Callback):
         persist(lambda: self.feed.release(attempt))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._left(trial):
+            return
         attempt = self._attempt(trial)
         cell = attempt.cell
         view = read_cell(self.plan.storage, cell.cell_id, seed=cell.seed)
@@ -139,6 +145,15 @@ class StudyCallback(tune.Callback):
     def _over(self, trial: Trial) -> Attempt:
         self._reap(trial)
         return self.feed.attempts.pop(trial.trial_id)
+
+    def _left(self, trial: Trial) -> bool:
+        """Whether another launch has taken the study over: what has become of the cell is that one's to say."""
+        if not self.feed.is_void:
+            return False
+        attempt = self._over(trial)
+        self.progress.ended(attempt.cell.cell_id, "interrupted")
+        persist(lambda: self.feed.release(attempt))
+        return True
 
     def _note_promotion(self, cell: PlannedCell) -> None:
         """Why a cell was let past a rung, where it met one: as worth knowing as why others were not."""

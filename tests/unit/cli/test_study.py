@@ -65,6 +65,26 @@ def test_a_plan_with_a_probe(
     assert "power for a difference of 0.01 in test/probe_top1: unknown until two seeds of the baseline are done" in told
 
 
+def test_a_study_that_is_taken_over_has_an_exit_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from simlap.study import apply
+    from simlap.study.lease import LostLeaseError
+
+    def taken_over(*arguments: object, **options: object) -> None:
+        raise LostLeaseError("study small was taken over by process 7 on elsewhere")
+
+    monkeypatch.setattr(apply, "apply", taken_over)
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "ablate", "study.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 4
+    assert capsys.readouterr().err == "taken over: study small was taken over by process 7 on elsewhere\n"
+
+
 def test_a_plan_of_a_fraction_tells_what_is_confounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

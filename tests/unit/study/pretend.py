@@ -1,12 +1,14 @@
-"""Cells that look as if they had been run, without training: a thousandth of the time."""
+"""Cells that look as if they had been run, without training: a thousandth of the time. And a launch that lost its study."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from simlap.config import evaluation_id, yaml
 from simlap.record.code import code_hash
 from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
+from simlap.study.lease import Lease
 from simlap.study.planned import PlannedCell
 
 EPOCH_S = 0.5
@@ -20,6 +22,7 @@ def pretend(
     code: str | None = None,
     values: Callable[[int], float] | None = None,
     value: float | None = None,
+    gpus: float = 0.0,
 ) -> None:
     """Write what an attempt that came to this end leaves.
 
@@ -30,6 +33,7 @@ def pretend(
         code: hash of the code that ran it (default: today's).
         values: of the validation metric by epoch (default: one for all, by the cell's id).
         value: of every metric (default: a function of the cell's id).
+        gpus: that it was given.
     """
     folder = cell_storage(cell.storage, cell.cell_id)
     total = cell.stage.experiment.train.epochs
@@ -38,7 +42,7 @@ def pretend(
     journal = Journal(folder, writer="pretend", attempt=next_attempt(folder))
     if not folder.exists("result.json"):
         folder.write("config.yaml", yaml.dump(cell.experiment.model_dump(mode="json")).encode())
-        folder.write_json("provenance.json", {"code": code or code_hash(), "world_size": 1})
+        folder.write_json("provenance.json", {"code": code or code_hash(), "world_size": 1, "gpus_per_worker": gpus})
     value = value if value is not None else 0.9 + 0.001 * (int(cell.cell_id[:4], 16) % 20)
     rows = [
         {
@@ -67,3 +71,16 @@ def pretend(
         folder.write_json(f"checkpoints/epoch-{epoch:05d}-x/manifest.json", {})
     if state != "running":
         journal.end(state, epoch, reason="boom" if state == "failed" else None)  # type: ignore[arg-type]
+
+
+def silence(lease: Lease) -> None:
+    """As after a SIGSTOP: it has not beaten for longer than another launch waits."""
+    lease._stop.set()
+    lease._thread.join()
+    lease._beaten = -math.inf
+
+
+def take_over(lease: Lease) -> None:
+    """While it was silent, another launch came."""
+    silence(lease)
+    lease.study.write_json("lease.json", {"token": "other", "counter": 1, "host": "elsewhere", "pid": 7})

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from simlap.config.schema import Resources
 from simlap.run.cluster import Node
-from simlap.study.capacity import Capacity, Share
-from simlap.study.feed import PASSES, Attempt, CellFeed
+from simlap.study import waiting
+from simlap.study.budget import Budget, BudgetGuard, Spending
+from simlap.study.capacity import Capacity, Share, devices
+from simlap.study.feed import CellFeed
+from simlap.study.waiting import PASSES, Attempt
 
 SHARES = st.builds(
     Share, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 2.0])
@@ -70,6 +73,13 @@ def test_a_larger_share(share: Share, larger: Share | None) -> None:
     assert share.larger(Node(4, 2)) == larger
 
 
+@pytest.mark.parametrize(
+    ("workers", "gpus", "count"), [(1, 0.0, 1.0), (4, 0.0, 4.0), (1, 0.25, 0.25), (1, 2.0, 2.0), (4, 2.0, 8.0)]
+)
+def test_a_device_is_a_gpu_or_the_cpus_of_a_worker(workers: int, gpus: float, count: float) -> None:
+    assert devices(workers, gpus) == Share(workers, 1, gpus).devices == count
+
+
 @given(st.lists(SHARES, max_size=30), st.lists(st.tuples(st.integers(1, 8), st.integers(0, 4)), min_size=1, max_size=4))
 def test_no_more_is_promised_than_there_is(shares: list[Share], sizes: list[tuple[int, int]]) -> None:
     nodes = {str(i): Node(*size) for i, size in enumerate(sizes)}
@@ -99,7 +109,7 @@ class Feed(CellFeed):
 
 def cells(*resources: Resources) -> list[Any]:
     return [
-        SimpleNamespace(cell_id=str(number), stage=SimpleNamespace(experiment=SimpleNamespace(resources=r)))
+        SimpleNamespace(cell_id=str(number), arm="arm", stage=SimpleNamespace(experiment=SimpleNamespace(resources=r)))
         for number, r in enumerate(resources)
     ]
 
@@ -160,11 +170,77 @@ def test_no_more_at_a_time_than_is_allowed() -> None:
 
 def test_what_can_never_fit_now_is_left_to_ray() -> None:
     """A node may come back: the study waits, it does not give up or spin."""
-    feeding = feed(cells(Resources(cpus_per_worker=4), Resources()), Node(2, 0))
-    (trial, cell), *_ = started(feeding)
-    assert cell == "1", "there is room for it"
+    feeding = feed(cells(*[Resources(cpus_per_worker=4)] * 2, Resources()), Node(2, 0))
+    large, small = started(feeding)
+    assert (large[1], small[1]) == ("0", "2"), "one waits with Ray for a node, and those that fit run"
+    feeding.on_trial_complete(small[0])
+    assert started(feeding) == [], "one of a size says that a node is wanted"
+    assert not feeding.is_finished()
+    feeding.on_trial_complete(large[0])
+    assert [cell for _, cell in started(feeding)] == ["1"]
+
+
+def test_many_small_cells_go_on_when_the_node_of_a_large_one_is_lost() -> None:
+    """One GPU cell, whose node was preempted, among many CPU cells."""
+    feeding = feed(cells(Resources(), Resources(gpus_per_worker=1), *[Resources()] * (3 * PASSES)), Node(2, 0))
+    ran: list[str] = []
+    running = started(feeding)
+    assert [cell for _, cell in running] == ["0", "1", "2"], "the GPU cell is with Ray, which an autoscaler sees"
+    gpu = running.pop(1)[0]
+    while running:
+        trial, cell = running.pop(0)
+        ran.append(cell)
+        feeding.on_trial_complete(trial)
+        running += started(feeding)
+    assert len(ran) == 3 * PASSES + 1
+    assert not feeding.is_finished(), "the GPU cell waits"
+    feeding.on_trial_complete(gpu)
+    assert feeding.is_finished()
+
+
+def test_a_node_that_comes_back_holds_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_LOOK_S", -1.0)
+    nodes = {"a": Node(1, 0)}
+    now = 0.0
+    guard = BudgetGuard(Budget(device_hours=1), Spending(), clock=lambda: now)
+    feeding = Feed(
+        cells(*[Resources(gpus_per_worker=1)] * 3), nodes=lambda: nodes, make_config=lambda attempt: {},
+        trainables=("one", "group"), head="h", guard=guard,
+    )  # fmt: skip
+    assert [cell for _, cell in started(feeding)] == ["0"]
+    now = 7200.0
+    assert guard.reached() is None, "what waits for a node takes no device"
+    nodes["b"] = Node(8, 2)
+    assert [cell for _, cell in started(feeding)] == ["1"], "one GPU of two is the first one's"
+    now += 1800.0
+    assert guard.reached() == "1 of 1 device-hours"
+
+
+def test_a_limit_of_one_kind_keeps_no_other_waiting() -> None:
+    given = cells(Resources(), *[Resources(workers=2)] * 2, *[Resources()] * (3 * PASSES))
+    feeding = feed(given, Node(4, 0), limit=lambda resources: 1 if resources.workers == 2 else 9)
+    running = started(feeding)
+    assert [cell for _, cell in running] == ["0", "1", "3"]
+    group = running.pop(1)[0]
+    ran = []
+    while running:
+        trial, cell = running.pop(0)
+        ran.append(cell)
+        feeding.on_trial_complete(trial)
+        running += started(feeding)
+    assert len(ran) == 3 * PASSES + 1
+    feeding.on_trial_complete(group)
+    assert [cell for _, cell in started(feeding)] == ["2"]
+
+
+def test_a_budget_refuses_any_number_of_cells() -> None:
+    guard = BudgetGuard(Budget(cells=1), Spending())
+    feeding = feed(cells(*[Resources()] * 5001), Node(2, 0), guard=guard)
+    ((trial, cell),) = started(feeding)
+    assert cell == "0"
+    assert guard.refused == "1 cells"
     feeding.on_trial_complete(trial)
-    assert [cell for _, cell in started(feeding)] == ["0"], "and the other one waits with Ray for a node"
+    assert feeding.is_finished()
 
 
 def test_when_the_user_has_stopped_nothing_more_starts() -> None:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from simlap.config import yaml
 from simlap.record.journal import cell_storage, read_rows
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study.claims import Claims
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.events import EventLog
+from simlap.study.execute import _Over
+from simlap.study.failures import Retries
+from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S, POLLS, Lease
 from simlap.study.plan import Plan, make_plan
+from simlap.study.progress import Progress
+from simlap.study.schedule import InOrder
 from simlap.study.spec import load_study
+from simlap.study.waiting import Attempt
+from simlap.study.watch import StudyCallback
 from tests.tiny import TREE
-from tests.unit.study.pretend import pretend
+from tests.unit.study.pretend import pretend, take_over
 
 
 @contextmanager
@@ -285,3 +295,34 @@ def test_a_storage_that_fails_costs_a_look_and_nothing_else(folder: Path, monkey
         one.end(trial)
         assert not two.feed.reclaim()
         assert two.elsewhere == {"temperature=0.1": "done"}
+
+
+def test_a_launch_that_lost_its_study_hands_out_and_records_nothing_more(folder: Path) -> None:
+    with applied(folder, "a", "0.1, 0.2, 0.3", room=2) as one:
+        running = one.start()
+        assert len(running) == 2
+        claims = one.feed._claims
+        assert claims is not None
+        study = one.plan.storage.child("studies", "a")
+        events = EventLog(study, lost=claims.lease.is_lost)
+        progress = Progress(one.plan, Console(file=io.StringIO()))
+        callback = StudyCallback(one.plan, one.feed, progress, events, InOrder(), Retries())
+        over = _Over(None, one.feed)
+        assert not over.stop_all()
+        take_over(claims.lease)
+        assert over.stop_all()
+        assert one.feed.next_trial() is None
+        for (trial_id, attempt), told in zip(
+            running, (callback.on_trial_complete, callback.on_trial_error), strict=True
+        ):
+            trial = cast("Any", SimpleNamespace(trial_id=trial_id, error_file=None))
+            callback.on_trial_start(0, [], trial)
+            one.feed.on_trial_complete(trial_id)
+            told(0, [], trial)
+            cell = cell_storage(one.plan.storage, attempt.cell.cell_id)
+            assert read_rows(cell) == [], "what became of it is not this one's to say"
+            assert progress.cells[attempt.cell.cell_id].state == "interrupted"
+        assert one.feed.is_finished()
+        assert one.feed.is_ended
+        assert not one.feed.attempts
+        assert study.list("events") == []

@@ -115,3 +115,42 @@ def test_a_block_that_cannot_be_written_loses_no_event(tmp_path: Path, monkeypat
     monkeypatch.undo()
     log.write("a", number=4)
     assert Storage(tmp_path).list("events") == ["0001-00000-00004.jsonl"]
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_a_launch_that_was_thought_dead_doubles_nothing(tmp_path: Path, block: int) -> None:
+    """It goes on writing, and joins its own events, after its successor has joined them."""
+    study = Storage(tmp_path)
+    stopped = EventLog(study, block=block)
+    for number in range(5):
+        stopped.write("a", number=number)
+    successor = EventLog(study)
+    successor.write("a", number=9)
+    stopped.write("a", number=5)
+    assert numbers(study) == [0, 1, 2, 3, 4, 5, 9]
+    stopped.close()
+    assert numbers(study) == [0, 1, 2, 3, 4, 5, 9]
+    EventLog(study)
+    assert numbers(study) == [0, 1, 2, 3, 4, 5, 9]
+    assert len(study.list("events")) == len(segments(study))
+
+
+def test_blocks_that_overlap_are_read_once(tmp_path: Path) -> None:
+    study = Storage(tmp_path)
+    for first, last in ((0, 3), (2, 5), (3, 4)):
+        rows = [f'{{"number": {number}}}\n' for number in range(first, last + 1)]
+        study.write(f"events/0001-{first:05d}-{last:05d}.jsonl", "".join(rows).encode())
+    assert numbers(study) == [0, 1, 2, 3, 4, 5]
+    assert len(segments(study)) == 2, "one lies inside another"
+
+
+def test_what_is_written_after_the_lease_was_lost_is_not(tmp_path: Path) -> None:
+    lost = False
+    log = EventLog(Storage(tmp_path), lost=lambda: lost)
+    log.write("a", number=0)
+    log.write("a", number=1)
+    lost = True
+    log.write("a", number=2)
+    log.close()
+    assert numbers(Storage(tmp_path)) == [0, 1]
+    assert len(Storage(tmp_path).list("events")) == 2, "not joined either"

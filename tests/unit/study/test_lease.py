@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from simlap.errors import UserError
 from simlap.storage import Storage
-from simlap.study.lease import Lease
+from simlap.study.lease import Lease, LostLeaseError
+from tests.unit.study.pretend import silence, take_over
 
 
 def test_released_at_the_end(tmp_path: Path) -> None:
@@ -55,3 +57,46 @@ def test_a_process_number_given_away_is_not_the_holder(tmp_path: Path) -> None:
     )
     with Lease(Storage(tmp_path), beat_s=0.05, polls=10**6) as lease:
         assert Storage(tmp_path).read_json("lease.json")["token"] == lease.token
+
+
+def test_a_holder_that_was_stopped_finds_out_before_it_writes(tmp_path: Path) -> None:
+    with Lease(Storage(tmp_path), beat_s=0.01) as lease:
+        assert not lease.is_lost()
+        lease.check()
+        take_over(lease)
+        with pytest.raises(LostLeaseError, match="was taken over by process 7 on elsewhere"):
+            lease.check()
+    assert Storage(tmp_path).read_json("lease.json")["token"] == "other", "it stays the other one's"
+
+
+def test_the_beat_stops_where_the_lease_is_anothers(tmp_path: Path) -> None:
+    with Lease(Storage(tmp_path), beat_s=0.01) as lease:
+        take_over(lease)
+        lease._stop.clear()
+        lease._run()
+        assert lease.is_lost()
+        assert Storage(tmp_path).read_json("lease.json")["token"] == "other"
+
+
+def test_a_lease_that_is_gone_after_a_silence_was_anothers(tmp_path: Path) -> None:
+    with Lease(Storage(tmp_path), beat_s=0.01) as lease:
+        silence(lease)
+        lease._beaten = time.monotonic() + 3600  # just now
+        Storage(tmp_path).delete("lease.json")
+        assert not lease.is_lost(), "nobody can have come and gone since the last beat"
+        lease._look()
+        assert not lease.is_lost()
+        silence(lease)
+        assert lease.is_lost()
+
+
+def test_a_storage_that_is_away_takes_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: Storage, path: str) -> bytes:
+        raise OSError("stale file handle")
+
+    with Lease(Storage(tmp_path), beat_s=0.01) as lease:
+        take_over(lease)
+        with monkeypatch.context() as patch:
+            patch.setattr(Storage, "read", away)
+            assert not lease.is_lost(), "not known yet"
+        assert lease.is_lost()

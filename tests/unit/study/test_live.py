@@ -161,9 +161,10 @@ def prepared(folder: Path) -> tuple[Storage, list[str]]:
     return storage, [planned.cell_id for planned in plan.cells]
 
 
-def trained(storage: Storage, cell_id: str, epochs: int, *, end: str | None = None) -> None:
+def trained(storage: Storage, cell_id: str, epochs: int, *, end: str | None = None, gpus: float = 0.0) -> None:
     folder = cell_storage(storage, cell_id)
-    folder.write("config.yaml", yaml.dump(tiny().model_dump(mode="json")).encode())
+    config = tiny(resources__gpus_per_worker=gpus).model_dump(mode="json")
+    folder.write("config.yaml", yaml.dump(config).encode())
     journal = Journal(folder, writer="test", attempt=1)
     journal.start(0, 0, {})
     for epoch in range(1, epochs + 1):
@@ -200,6 +201,18 @@ def test_followed_from_the_records_alone(tmp_path: Path) -> None:
     seen.look()
     assert (before, seen.running) == (True, False)
     assert len(seen.study.failures) == 1, "a block repeats events, and they are read once"
+
+
+def test_hours_are_of_the_share_of_a_gpu(tmp_path: Path) -> None:
+    storage, (one, two, *_) = prepared(tmp_path)
+    trained(storage, one, 2, gpus=0.25)
+    trained(storage, two, 2, gpus=2)
+    assert f"{72 * 2.25 / 3600:.2g} device-hours" in Follower(storage, "small").study.totals()
+    plan = make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "other"))
+    progress = Progress(plan, Console(file=io.StringIO()))
+    progress.started(one, 0.25)
+    progress.reported(one, 1, 0.5, 7200.0)
+    assert "0.5 device-hours" in progress.study.totals()
 
 
 def test_only_what_changes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,11 +262,11 @@ def test_the_first_error_says_where_the_log_is(tmp_path: Path) -> None:
     out = io.StringIO()
     plan = make_plan(load_study(tmp_path / "study.yaml"), storage)
     with Progress(plan, Console(file=out, width=60)) as progress:
-        progress.started(one)
+        progress.started(one, 1.0)
         progress.reported(one, 1, 0.5, 2.0)
         progress.retrying(one, "lost", "the process died", "not counted")
         progress.ended(two, "failed", "ValueError: no", "user")
-        progress.started(one)
+        progress.started(one, 1.0)
         progress.ended(one, "done")
     lines = out.getvalue().splitlines()
     assert lines[0].startswith(f"again    filter=gumbel · seed 0 ({one}) lost: the process died")

@@ -73,8 +73,8 @@ def test_a_launch_writes_cells_a_table_and_the_budget(tmp_path: Path) -> None:
     assert plan.guard is not None
     with Progress(plan, Console(file=out, width=120)) as progress:
         for number, cell in enumerate(plan.cells):
-            progress.started(cell.cell_id)
-            plan.guard.started(cell)
+            progress.started(cell.cell_id, 1.0)
+            plan.guard.started(cell, 1.0)
             progress.reported(cell.cell_id, 2, 0.5 + number / 100, 36.0)
             plan.guard.ended(cell.cell_id)
             progress.ended(cell.cell_id, "done")

@@ -19,14 +19,17 @@ from simlap.run.cluster import Node, check_placement
 from simlap.run.device import peak_memory
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
-from simlap.study.feed import Attempt, CellFeed
+from simlap.study.budget import Budget, BudgetGuard, Spending
+from simlap.study.estimate import device_hours
+from simlap.study.feed import CellFeed
 from simlap.study.packing import CONTEXT, MARGIN, MOST, Packing, cells_per_gpu
 from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import load_study
+from simlap.study.waiting import Attempt
 from simlap.train.check import check_experiment
 from simlap.train.world import World
 from tests.tiny import TREE, tiny
-from tests.unit.study.pretend import pretend
+from tests.unit.study.pretend import EPOCH_S, pretend
 
 GIB = 2**30
 STUDY = """
@@ -52,10 +55,10 @@ def planned(folder: Path, *, seeds: int = 6, gpus: object = "auto") -> Plan:
     return make_plan(load_study(folder / "study.yaml"), Storage(folder / "runs"))
 
 
-def feed(plan: Plan, node: Node) -> Feed:
+def feed(plan: Plan, node: Node, guard: BudgetGuard | None = None) -> Feed:
     return Feed(
         [cell for cell in plan.cells if cell.pending], nodes=lambda: {"a": node}, make_config=lambda attempt: {},
-        trainables=("one", "group"), head="h", packing=Packing(plan.cells),
+        trainables=("one", "group"), head="h", packing=Packing(plan.cells), guard=guard,
     )  # fmt: skip
 
 
@@ -139,6 +142,38 @@ def test_shares_that_are_given_stay(tmp_path: Path) -> None:
     assert shares(start(feeding)) == [("16", 0.5)]
 
 
+def test_hours_of_a_share_are_a_share_of_hours(tmp_path: Path) -> None:
+    feeding = feed(planned(tmp_path), Node(32, 2))
+    end(feeding, start(feeding)[0], gib=8)
+    again = planned(tmp_path)
+    hours = device_hours(again.cells)
+    assert hours.by_line["width=16"] == pytest.approx(0.125 * 5 * 3 * EPOCH_S / 3600), "as they will be packed"
+    assert hours.by_line["width=32"] == pytest.approx(6 * 3 * EPOCH_S / 3600), "nothing is known of them"
+
+
+@pytest.mark.parametrize(("gpus", "devices"), [(0.25, 0.25), (2, 2.0), (0, 1.0)])
+def test_what_ran_counts_with_what_it_was_given(tmp_path: Path, gpus: float, devices: float) -> None:
+    plan = planned(tmp_path, gpus=gpus)
+    cell = plan.cells[0]
+    pretend(cell, gpus=gpus)
+    assert cell.reread().facts.device_s == pytest.approx(3 * EPOCH_S * devices)
+    assert device_hours(planned(tmp_path, gpus=gpus).cells).by_line[cell.line] == pytest.approx(
+        devices * 5 * 3 * EPOCH_S / 3600
+    )
+
+
+def test_the_budget_counts_the_share_that_a_cell_has(tmp_path: Path) -> None:
+    now = 0.0
+    guard = BudgetGuard(Budget(device_hours=1), Spending(), clock=lambda: now)
+    plan = planned(tmp_path, seeds=2, gpus=0.25)
+    feeding = feed(plan, Node(32, 1), guard=guard)
+    assert len(start(feeding)) == 4
+    now = 3599.0
+    assert guard.reached() is None, "four quarters of an hour are not four hours"
+    now = 3600.0
+    assert guard.reached() == "1 of 1 device-hours"
+
+
 def test_workers_of_a_group_share_nothing(tmp_path: Path) -> None:
     plan = planned(tmp_path, gpus="auto, workers: 2")
     assert [packed.gpus for packed in map(Packing(plan.cells).share, plan.cells)] == [1.0] * 12
@@ -164,3 +199,4 @@ def test_a_run_says_what_it_took_of_its_gpu(tmp_path: Path, monkeypatch: pytest.
     for _ in range(2):  # the second time only evaluates
         list(run_cell(task, World()))
         assert result.read_json("result.json")["gpu_memory"] == {"peak": 5, "total": 80}
+    assert result.read_json("provenance.json")["gpus_per_worker"] == 0.0

@@ -265,9 +265,9 @@ def test_the_guard_counts_what_runs(tmp_path: Path) -> None:
     guard = BudgetGuard(Budget(device_hours=2, cells=2), made.spent, clock=lambda: now)
     one, other, third, *_ = made.cells
     assert guard.may_start(one)
-    guard.started(one)
+    guard.started(one, 1)
     now = 3600.0
-    guard.started(other)
+    guard.started(other, 1)
     assert not guard.may_start(third), "two cells were begun"
     assert guard.may_start(one), "one that was begun may go on"
     guard.ended(one.cell_id)

@@ -20,7 +20,9 @@ from simlap.record.journal import cell_storage, read_progress, read_race, read_r
 from simlap.record.view import RaceView
 from simlap.storage import Storage
 from simlap.study.budget import Budget
+from simlap.study.claims import Claims
 from simlap.study.events import EventLog, read_events
+from simlap.study.lease import Lease
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell
@@ -29,7 +31,7 @@ from simlap.study.racelog import RaceLog, record_race
 from simlap.study.rounds import Rounds
 from simlap.study.spec import load_study
 from tests.tiny import TREE
-from tests.unit.study.pretend import pretend
+from tests.unit.study.pretend import pretend, take_over
 
 STUDY = """
 name: small
@@ -96,7 +98,7 @@ class Runner:
                 if made.guard is not None and not made.guard.may_start(cell):
                     continue
                 if made.guard is not None:
-                    made.guard.started(cell)
+                    made.guard.started(cell, 1)
                 events.write("cell_started", **cell.place, seed=cell.seed)
                 self.run(cell)
                 if (cell.line, cell.seed) in self.fails:
@@ -287,6 +289,19 @@ def test_a_budget_of_cells_leaves_the_rest(tmp_path: Path) -> None:
     assert not runner.launch(budget=Budget(cells=12))
     assert len({(arm, seed) for arm, seed, _ in runner.ran}) == 12
     assert runner.decisions() == []
+
+
+def test_a_race_that_was_taken_over_is_anothers_to_decide(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    for cell in runner.plan().cells:
+        runner.run(replace(cell, until=None))
+    study = runner.storage.child("studies", "small")
+    with Lease(study, beat_s=0.01) as lease:
+        claims = Claims(runner.storage, "small", lease)
+        made = runner.plan()
+        take_over(lease)
+        record_race(made, claims)
+    assert study.list() == ["lease.json"]
 
 
 def test_cells_of_other_schedulers_count(tmp_path: Path) -> None:
