@@ -227,9 +227,11 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
 
     if outcome.ran == 0 and not outcome.budget:
         over = outcome.view.race is not None and outcome.view.race.over
-        done = "the race is decided" if over else "every cell is done" + (" or failed" if outcome.failed else "")
-        out.print(f"nothing to run: {done}")
+        ended = " or failed" * bool(outcome.failed) + " or left alone" * bool(outcome.left)
+        out.print("nothing to run: " + ("the race is decided" if over else f"every cell is done{ended}"))
     print_report(outcome.view, out)
+    if outcome.left:
+        out.print(outcome.left, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for path in outcome.report:
         if path.endswith(".html"):
             out.print(f"report         {path}", soft_wrap=True, markup=False)
