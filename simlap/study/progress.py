@@ -86,6 +86,11 @@ class Progress:
             experiment.resources.workers, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
         )  # fmt: skip
 
+    def anew(self, cell_id: str) -> None:
+        """What was known of a cell has been discarded."""
+        cell = self.cells[cell_id]
+        cell.state, cell.epoch, cell.values, cell.seconds, cell.timed = "waiting", 0, {}, 0.0, 0
+
     def started(self, cell_id: str) -> None:
         self.cells[cell_id].state, self._since[cell_id] = "running", time.monotonic()
 
