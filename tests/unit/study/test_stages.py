@@ -261,7 +261,8 @@ def test_a_failed_stage_fails_what_starts_from_it_and_nothing_else(
 
 def test_a_failed_stage_is_tried_once_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many batches of trials start from it; the next launch that is asked to tries it once more."""
-    search = "search: {factors: {wd: {path: optim.weight_decay, range: {low: 1e-6, high: 1e-2, scale: log}}}, trials: 4, batch: 2}"
+    factor = "{path: optim.weight_decay, range: {low: 1e-6, high: 1e-2, scale: log}}"
+    search = f"search: {{factors: {{wd: {factor}}}, trials: 4, batch: 2}}"
     made = plan(tmp_path, STUDY.replace("seeds: 2", "seeds: 1") + search)
     launched: list[str] = []
 
