@@ -51,7 +51,10 @@ OnlyOption = Annotated[
         "--only", help="Only arms with this level: factor=level, * matches any text. Several: all must match."
     ),
 ]
-RetryOption = Annotated[Retry | None, typer.Option("--retry", help="Run failed cells again, from where they failed.")]
+RetryOption = Annotated[
+    Retry | None,
+    typer.Option("--retry", help="Run failed cells again: from where they failed, or anew if the code has changed."),
+]
 RerunOption = Annotated[
     Rerun | None, typer.Option("--rerun", help="Discard what other code computed, and run it anew.")
 ]
