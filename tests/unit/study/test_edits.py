@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
@@ -127,7 +127,7 @@ def as_told(cells: list[PlannedCell]) -> dict[str, Any]:
     return {cell.cell_id: (cell.line, cell.seed, cell.action, cell.facts, cell.epochs_left) for cell in cells}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])  # shrinking would take minutes
 @given(rounds=rounds)
 def test_random_edits_do_what_the_plan_said(tmp_path_factory: pytest.TempPathFactory, rounds: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("edits")
