@@ -3,7 +3,7 @@ discarded then, and only then."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from simlap.record.journal import cell_storage
@@ -20,7 +20,17 @@ _COUNT = "rerun.json"
 def to_rerun(plan: Plan) -> list[PlannedCell]:
     """Stale cells and stages that this launch will run anew. Those that a race may come to need keep their results until it
     does (`simlap.study.rounds`)."""
-    return [cell for cell in plan.pending if cell.action == "rerun" and not cell.perhaps]
+    return with_users([cell for cell in plan.pending if cell.action == "rerun" and not cell.perhaps], plan.pending)
+
+
+def with_users(cells: Sequence[PlannedCell], everything: Iterable[PlannedCell]) -> list[PlannedCell]:
+    """These runs, and those among `everything` that are stale for nothing but having started from them: once a stage has been run
+    anew, nobody could tell that they started from what it was before."""
+    found = {cell.cell_id: cell for cell in cells}
+    others = [cell for cell in everything if cell.action == "rerun" and not cell.stale and cell.cell_id not in found]
+    while more := [cell for cell in others if cell.start in found and cell.cell_id not in found]:
+        found |= {cell.cell_id: cell for cell in more}
+    return [*found.values()]
 
 
 def left_behind(plan: Plan) -> str | None:

@@ -47,7 +47,7 @@ class File:
 
     @property
     def races(self) -> bool:
-        return SCHEDULERS[self.scheduler]["kind"] == "race"
+        return bool(SCHEDULERS[self.scheduler]["kind"] == "race")
 
     @property
     def planned_seeds(self) -> int:

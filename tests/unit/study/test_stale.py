@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,17 @@ def test_what_started_from_a_stale_stage_is_stale_and_goes_on_all_the_same(tmp_p
     assert {cell.cell_id for cell in to_rerun(asked)} == {
         first.stages[0].cell_id, first.cells[0].cell_id, first.cells[1].cell_id,
     }  # fmt: skip
+
+
+def test_what_started_from_a_stage_that_is_run_anew_goes_with_it(tmp_path: Path) -> None:
+    """Also where a race may never need it: afterwards nothing would tell that it started from what the stage was before."""
+    first = staged(tmp_path)
+    pretend(first.stages[0], code="old")
+    pretend(first.cells[0])
+    pretend(first.cells[1], code="old")
+    asked = staged(tmp_path, options=RERUN)
+    perhaps = replace(asked, cells=[replace(cell, perhaps=True) for cell in asked.cells])
+    assert [cell.cell_id for cell in to_rerun(perhaps)] == [first.stages[0].cell_id, first.cells[0].cell_id]
 
 
 def test_a_search_waits_for_a_trial_that_other_code_began(tmp_path: Path) -> None:
