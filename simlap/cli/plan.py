@@ -162,6 +162,8 @@ def _print_aliases(table: AliasTable) -> None:
 
 
 def _print_totals(made: Plan, hours: Hours) -> None:
+    from simlap.study.stale import left_behind
+
     estimate = "unknown until something has run" if hours.total is None else f"about {hours.total:.2g} device-hours"
     if hours.probed:
         estimate += ", from a probe on this machine"
@@ -179,10 +181,13 @@ def _print_totals(made: Plan, hours: Hours) -> None:
     count = Counter(cell.action for cell in made.cells)
     if failed := count["given_up"]:
         out.print(f"{failed} failed cells are left alone; `--retry failed` runs them again", soft_wrap=True)
-    if stale := count["stale"]:
+    ended = sum(cell.action == "stale" and cell.facts.state in ("done", "stopped") for cell in made.cells)
+    if ended:
         out.print(
-            f"{stale} cells were computed by other code and are kept; `--rerun stale` runs them anew", soft_wrap=True
+            f"{ended} cells were computed by other code and are kept; `--rerun stale` runs them anew", soft_wrap=True
         )
+    if left := left_behind(made):
+        out.print(left, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_race(racing: Racing, cells: Sequence[PlannedCell], estimate: str) -> None:

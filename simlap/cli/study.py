@@ -53,7 +53,10 @@ OnlyOption = Annotated[
         "--only", help="Only arms with this level: factor=level, * matches any text. Several: all must match."
     ),
 ]
-RetryOption = Annotated[Retry | None, typer.Option("--retry", help="Run failed cells again, from where they failed.")]
+RetryOption = Annotated[
+    Retry | None,
+    typer.Option("--retry", help="Run failed cells again: from where they failed, or anew if the code has changed."),
+]
 RerunOption = Annotated[
     Rerun | None, typer.Option("--rerun", help="Discard what other code computed, and run it anew.")
 ]
@@ -234,9 +237,11 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
 
     if outcome.ran == 0 and not outcome.budget:
         over = outcome.view.race is not None and outcome.view.race.over
-        done = "the race is decided" if over else "every cell is done" + (" or failed" if outcome.failed else "")
-        out.print(f"nothing to run: {done}")
+        ended = " or failed" * bool(outcome.failed) + " or left alone" * bool(outcome.left)
+        out.print("nothing to run: " + ("the race is decided" if over else f"every cell is done{ended}"))
     print_report(outcome.view, out)
+    if outcome.left:
+        out.print(outcome.left, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for path in outcome.report:
         if path.endswith(".html"):
             out.print(f"report         {path}", soft_wrap=True, markup=False)

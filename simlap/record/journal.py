@@ -20,6 +20,8 @@ from pydantic import TypeAdapter
 from simlap.config import canonical_hash, evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
+from simlap.record.attempts import codes_of
+from simlap.record.kept import superseded
 from simlap.record.view import (
     ArmView,
     CellState,
@@ -222,6 +224,7 @@ def read_cell(
         ended_ms=progress.ended_ms,
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
+        codes=codes_of(rows),
     )
 
 
@@ -299,11 +302,14 @@ def read_study(storage: Storage, name: str) -> StudyView:
                 for cell in arm["cells"]
             ]
             + _never_begun(name, arm["name"], plan),
+            code=arm.get("code"),
         )
         for arm in plan["arms"]
     ]
     stages = [
-        StageView(stage["name"], read_cell(storage, stage["cell_id"], seed=stage["seed"]), stage["used_by"])
+        StageView(
+            stage["name"], read_cell(storage, stage["cell_id"], seed=stage["seed"]), stage["used_by"], stage.get("code")
+        )
         for stage in plan.get("stages", [])
     ]
     race = read_race(study) if plan["scheduler"] == "race" else None
@@ -311,8 +317,16 @@ def read_study(storage: Storage, name: str) -> StudyView:
     return StudyView(
         name=name, arms=arms, stages=stages, race=race,
         searches=[_search(storage, search) for search in plan.get("searches", [])],
+        superseded=_superseded(storage, plan),
         **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )  # fmt: skip
+
+
+def _superseded(storage: Storage, plan: dict[str, Any]) -> dict[str, int]:
+    if not plan.get("kept"):
+        return {}
+    now = {(arm["name"], cell["seed"]): cell.get("fingerprint") for arm in plan["arms"] for cell in arm["cells"]}
+    return superseded(((arm["name"], arm["cells"]) for arm in plan["kept"]), now, set(storage.list("cells")))
 
 
 def _search(storage: Storage, search: dict[str, Any]) -> SearchView:

@@ -64,6 +64,9 @@ class CellView:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved experiment."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Of the newest attempt."""
+    codes: list[str] = field(default_factory=list)
+    """Hashes of the code that its numbers are of, in order, as far as attempts noted it (`simlap.record.attempts`)."""
 
     @property
     def start(self) -> str | None:
@@ -95,6 +98,8 @@ class ArmView:
     protected: bool
     is_baseline: bool
     cells: list[CellView]
+    code: str | None = None
+    """Hash of the code that its cells depend on, when the study was last applied."""
 
 
 DECISIONS_SCHEMA_VERSION = 1
@@ -156,6 +161,8 @@ class StageView:
     cell: CellView
     used_by: list[str]
     """Ids of the arms' cells that start from it, directly or through other stages."""
+    code: str | None = None
+    """As of an arm."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,8 @@ class StudyView:
     provenance: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     """The study file as it was applied."""
+    superseded: dict[str, int] = field(default_factory=dict)
+    """By arm, how many runs it has from before its data changed; none where there are none."""
 
     def seeds_of(self, arm: ArmView) -> list[int]:
         """The planned seeds that count for an arm: all, but in a race those that decided about it."""

@@ -9,6 +9,7 @@ from typing import Literal
 from simlap.evaluate.gates import gate_warning
 from simlap.record.view import ArmView, RaceView, StudyView
 from simlap.report.compare import Effect, baseline_of, planned_cells
+from simlap.report.origin import other_code, superseded_text
 from simlap.report.race import race_sentence
 from simlap.report.stats import finite
 from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, levels_text, p_text, split_word, unit_of
@@ -95,10 +96,12 @@ def notices(study: StudyView) -> list[Notice]:
                 found.append(Notice("warning", text, cell.error or "no error text", "failure"))
     found += [notice for arm in study.arms if (notice := _not_finite(study, arm))]
     found += [notice for arm in study.arms if (notice := _gates(arm))]
-    codes = {code for arm in study.arms for cell in arm.cells if (code := _code(cell.provenance))}
-    if len(codes) > 1:
-        text = f"The cells were run with {len(codes)} versions of the code."
-        found.append(Notice("warning", text, "\n".join(sorted(codes))))
+    if (code := other_code(study)) is not None and code.differs:
+        found.append(Notice("warning", code.text, code.detail))
+    if code is not None and not code.differs:
+        found.append(Notice("note", code.text))
+    if old := superseded_text(study):
+        found.append(Notice("note", old))
     states = {arm.name: arm_state(study, arm) for arm in study.arms}
     unfinished = [f"{name}: {text}" for name, (word, text) in states.items() if word != "done"]
     if study.race is not None:
@@ -169,13 +172,6 @@ def _not_finite(study: StudyView, arm: ArmView) -> Notice | None:
         if value is not None and not finite(value):
             bad.append(f"seed {seed} at the end ({study.report_metric})")
     return Notice("warning", f"{arm.name} diverged: values that are not finite.", "\n".join(bad)) if bad else None
-
-
-def _code(provenance: dict[str, object]) -> str:
-    """The version of the code a cell ran with, where it is known."""
-    git = provenance.get("git")
-    commit = git.get("commit") if isinstance(git, dict) else git
-    return str(provenance.get("code_hash") or commit or "")
 
 
 def _capital(text: str) -> str:

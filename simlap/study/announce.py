@@ -1,4 +1,4 @@
-"""What `ablate` says before it starts: what will not fit the budget, and what the planned seeds can hardly show."""
+"""What `ablate` says before it starts: what will not fit the budget, what the planned seeds hardly show, what it leaves alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from rich.text import Text
 
 from simlap.study.plan import Plan
 from simlap.study.reach import warnings
+from simlap.study.stale import left_behind
 
 
 def announce(plan: Plan, console: Console) -> None:
     """Print it, where there is something to be said. Nothing is asked: what does not fit stops in order."""
-    for line in [*_beyond(plan), *warnings(plan)]:
+    for line in [*_beyond(plan), *warnings(plan), *filter(None, [left_behind(plan)])]:
         console.print(Text(line, style="yellow"), soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from simlap.study.options import Options
 from simlap.study.placement import baseline_resources, check_resources, this_machine
 from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import Study
-from simlap.study.stale import discard, to_rerun
+from simlap.study.stale import discard, left_behind, to_rerun
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Outcome:
     report: list[str] = field(default_factory=list)
     """Where the report's files are."""
     shipped: ShipReport | None = None
+    left: str | None = None
+    """What other code has begun and did not finish, in words."""
 
     @property
     def failed(self) -> list[str]:
@@ -94,7 +96,7 @@ def apply(
         if refused or not plan.pending:
             plan.save()
             outcome = _reported(study, storage, ran=0, finished=not refused)
-            outcome.budget = refused
+            outcome.budget, outcome.left = refused, left_behind(plan)
             outcome.shipped = ship_once(storage, study.name, tracking_uri)
             return outcome
         nodes = connect(address)
@@ -119,10 +121,10 @@ def apply(
             outcome.budget = plan.guard.reached() or plan.guard.refused
         elif plan.held_back:
             outcome.finished, outcome.budget = False, _all_cells_begun(plan)
-        # what is finished now need not be read again
-        index = make_plan(study, storage, options).index
+        after = make_plan(study, storage, options)
         lease.check()
-        index.save()
+        after.index.save()  # what is finished now need not be read again
+        outcome.left = left_behind(after)
         return outcome
 
 

@@ -7,7 +7,8 @@ began belong to nobody's study and are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from simlap.errors import UserError
 from simlap.record.journal import cell_storage, now_ms, read_result, read_rows
 from simlap.storage import Storage
 from simlap.study.index import forget
+from simlap.study.lease import BEAT_S, POLLS, is_dead
 from simlap.study.searches import trial_cells
 
 IDLE_MS = 24 * 3600 * 1000
@@ -43,7 +45,7 @@ def find_leftovers(storage: Storage, *, removed: bool = False) -> list[Leftover]
         storage: that holds `cells/` and `studies/`.
         removed: cells of arms and seeds that their study file has no more are not needed either.
     """
-    needed, held = _needed(storage, removed=removed)
+    needed, held = _needed(storage, removed=removed, running=running_studies(storage))
     found = []
     for cell_id in storage.list("cells"):
         if cell_id in held:
@@ -61,12 +63,11 @@ def find_leftovers(storage: Storage, *, removed: bool = False) -> list[Leftover]
 
 def delete(storage: Storage, leftovers: list[Leftover]) -> None:
     """Delete them. Raises UserError where a launch holds a study by now: it may have begun to need some."""
-    for name in storage.list("studies"):
-        if storage.exists(f"studies/{name}/lease.json"):
-            raise UserError(
-                f"study {name} is being run, or a launch of it was killed: wait for it, or run `simlap ablate` on it to its end",
-                file=storage.describe(f"studies/{name}/lease.json"),
-            )
+    for name, held in running_studies(storage).items():
+        raise UserError(
+            f"study {name} is being run by process {held.get('pid')} on {held.get('host')}: wait for it, or stop it first",
+            file=storage.describe(f"studies/{name}/lease.json"),
+        )
     forget(storage, (leftover.cell_id for leftover in leftovers if leftover.kind == "cell"))
     for leftover in leftovers:
         if leftover.kind == "cell":  # in an order that leaves no run that looks finished
@@ -75,7 +76,33 @@ def delete(storage: Storage, leftovers: list[Leftover]) -> None:
         storage.delete(leftover.path)
 
 
-def _needed(storage: Storage, *, removed: bool) -> tuple[set[str], set[str]]:
+def running_studies(storage: Storage) -> dict[str, dict[str, Any]]:
+    """The leases of studies that a launch holds, by the study's name.
+
+    A launch that was killed holds none: its process is gone, or, where that cannot be told from here, its counter stands still
+    (`simlap.study.lease`).
+    """
+    found = {name: lease for name in storage.list("studies") if (lease := _lease(storage, name)) and not is_dead(lease)}
+    still = dict(found)
+    for _ in range(POLLS):
+        if not still:
+            break
+        time.sleep(BEAT_S)
+        still = {name: lease for name, lease in still.items() if _lease(storage, name) == lease}
+    return {
+        name: lease for name in found.keys() - still.keys() if (lease := _lease(storage, name)) and not is_dead(lease)
+    }
+
+
+def _lease(storage: Storage, study: str) -> dict[str, Any] | None:
+    try:
+        lease: dict[str, Any] = storage.child("studies", study).read_json("lease.json")
+    except FileNotFoundError:
+        return None
+    return lease
+
+
+def _needed(storage: Storage, *, removed: bool, running: Container[str]) -> tuple[set[str], set[str]]:
     """Ids of the cells that studies need, and of those that a launch holds."""
     needed: set[str] = set()
     held: set[str] = set()
@@ -91,7 +118,7 @@ def _needed(storage: Storage, *, removed: bool) -> tuple[set[str], set[str]]:
         own = _with_starts(storage, _ids([*plan["arms"], *again], [*plan.get("stages", []), *trial_cells(plan)]))
         kept = _with_starts(storage, _ids(plan.get("kept", []), plan.get("kept_trials", [])))
         needed |= own if removed else own | kept
-        if study.exists("lease.json"):
+        if name in running:
             held |= own | kept
     return needed, held
 

@@ -22,12 +22,14 @@ from typing import Any
 
 from simlap.config import canonical_hash, evaluation_id
 from simlap.config.schema import Evaluation
+from simlap.record.attempts import codes_of
 from simlap.record.journal import cell_storage, read_progress, read_rows
 from simlap.record.view import CellState
 from simlap.storage import Storage
 from simlap.study.capacity import devices
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""An index of another version is not looked at: the journals are read once more."""
 _THREADS = 8
 """Object stores answer many requests at a time."""
 
@@ -54,8 +56,8 @@ class CellFacts:
     """Bytes that the finished run took of a GPU's memory at most."""
     gpu_total: int | None = None
     """Bytes of that GPU."""
-    code: str | None = None
-    """Hash of the code that computed it, where it says so."""
+    codes: list[str] = field(default_factory=list)
+    """Hashes of the code that computed what is there of it, where attempts noted it; several: it went on under other code."""
     stamp: str = ""
     """Changes with the run; see above."""
 
@@ -145,7 +147,8 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
     before = _stamp(
         storage, cell_id, done=False
     )  # first: a segment that comes meanwhile makes the facts old, not wrong
-    progress = read_progress(cell, read_rows(cell))
+    rows = read_rows(cell)
+    progress = read_progress(cell, rows)
     if progress.state == "new":
         return CellFacts()
     done = progress.state == "done"
@@ -172,7 +175,7 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
         gpus=provenance.get("gpus_per_worker", 0.0),
         gpu_peak=memory.get("peak"),
         gpu_total=memory.get("total"),
-        code=provenance.get("code"),
+        codes=codes_of(rows),
         stamp=_stamp(storage, cell_id, done=True) if done else before,
     )
 
@@ -199,7 +202,7 @@ def _load(study: Storage) -> dict[str, CellFacts]:
 
 
 def _plain(facts: CellFacts) -> dict[str, Any]:
-    return {key: value for key, value in vars(facts).items() if value not in (None, {}, "")}
+    return {key: value for key, value in vars(facts).items() if value not in (None, {}, [], "")}
 
 
 def _stamp(storage: Storage, cell_id: str, *, done: bool) -> str:

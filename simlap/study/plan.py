@@ -21,7 +21,7 @@ from simlap.study.saved import KeptArm, kept_arms, read_plan, save_plan
 from simlap.study.scheduling import Race
 from simlap.study.searches import kept_trials
 from simlap.study.spec import Study
-from simlap.study.stages import Chain, Use, find_uses, needed_stages
+from simlap.study.stages import Chain, Use, blocked_cells, find_uses, needed_stages
 from simlap.study.trials import find_trials, known_cells, later_cells
 from simlap.study.tuned import Tuning, tune
 
@@ -59,6 +59,8 @@ class Plan:
     """Stand for the trials and the arms' cells that are not known yet: they can be counted, and nothing else."""
     kept_trials: list[dict[str, Any]] = field(default_factory=list)
     """`cell_id` and `seed` of trials that earlier versions of the file had."""
+    in_the_way: frozenset[str] = frozenset()
+    """Ids of unfinished stages that other code has begun: what starts from them is left alone, as they are."""
     _by_arm: dict[str, list[PlannedCell]] = field(default_factory=dict)
 
     @property
@@ -149,7 +151,8 @@ def make_plan(
         # others start from a stage's end, so it has to come to one
         protected = arm is None or arm.protected or stage.cell_id in uses
         trial = trials.get(stage.cell_id) if arm is not None else None
-        action = action_of(known, stage.cell_id in stopped and not protected, stage.cell_id in stale, options)
+        old = stale.get(stage.cell_id)
+        action = action_of(known, stage.cell_id in stopped and not protected, old, options)
         if action == "failed" and stage.cell_id in tried:
             action = "given_up"
         if arm is None and action == "evaluate":
@@ -159,6 +162,7 @@ def make_plan(
             f"{study.name}/{arm.name}" if arm else stage.checked.experiment.name,
             arm, stage.checked, action, known, stage.start, level, storage,
             selected=trial.selected if trial else chain.arm.name in only, trial=trial.number if trial else None,
+            stale=old == "own",
         )  # fmt: skip
 
     cells = [planned(chain, len(chain.stages) - 1) for chain in chains]  # those of trials first
@@ -176,15 +180,19 @@ def make_plan(
         own_cells = cells[len(trials) :]
         racing = stand(study, own_cells, lost=tuning.hopeless)
         cells = [*cells[: len(trials)], *mark(racing, own_cells, uses.keys())]
+    before = sorted(stages.values(), key=lambda stage: stage.level)
+    blocked = blocked_cells([*cells, *before], storage)
+    in_the_way = frozenset(cell_id for found in blocked.values() for cell_id in found)
+    cells = [replace(cell, selected=False) if cell.cell_id in blocked else cell for cell in cells]
     cells, held_back = _within(cells, budget, spent)
-    cells, before = _with_stages(cells, sorted(stages.values(), key=lambda stage: stage.level), storage, tried)
+    cells, before = _with_stages(cells, before, storage, tried, in_the_way)
     guard = BudgetGuard(budget, spent) if budget else None
     own_trials, own_cells = cells[: len(trials)], cells[len(trials) :]
     earlier = read_plan(folder)
     kept = kept_arms(earlier, study, own_cells)
     return Plan(
         study, storage, own_cells, before, uses, kept, spent, index, guard, held_back, racing, tuning, own_trials,
-        later_cells(tuning, storage, only), kept_trials(earlier, own_trials),
+        later_cells(tuning, storage, only), kept_trials(earlier, own_trials), in_the_way,
     )  # fmt: skip
 
 
@@ -209,8 +217,12 @@ def _chains(study: Study, arms: Sequence[Arm]) -> list[Chain]:
 
 
 def _with_stages(
-    cells: list[PlannedCell], stages: list[PlannedCell], storage: Storage, tried: frozenset[str]
-) -> tuple[list[PlannedCell], list[PlannedCell]]:  # fmt: skip
+    cells: list[PlannedCell],
+    stages: list[PlannedCell],
+    storage: Storage,
+    tried: frozenset[str],
+    in_the_way: frozenset[str],
+) -> tuple[list[PlannedCell], list[PlannedCell]]:
     """The cells and the stages, with what is to be done with those that others start from."""
     everything = [*cells, *stages]
     needed = needed_stages(everything, storage)
@@ -223,22 +235,28 @@ def _with_stages(
         wanted = cell if cell.cell_id in tried else _needed(cell)
         return replace(wanted, perhaps=cell.cell_id not in surely and not alone)
 
+    def rest(stage: PlannedCell) -> PlannedCell:
+        return stage if stage.cell_id in in_the_way else _unneeded(stage)
+
     return (
         [now(cell) if cell.cell_id in needed else cell for cell in cells],
-        [now(stage) if stage.cell_id in needed else _unneeded(stage) for stage in stages],
+        [now(stage) if stage.cell_id in needed else rest(stage) for stage in stages],
     )
 
 
 def _needed(stage: PlannedCell) -> PlannedCell:
-    """A stage that something to be run starts from: it has to come to its end, asked for or not."""
+    """A stage that something to be run starts from: it has to come to its end, asked for or not. (Where other code has begun it,
+    nothing that is to be run starts from it: `blocked_cells`.)"""
     again: dict[Action, Action] = {"given_up": "failed", "spared": "new" if stage.facts.state == "new" else "resume"}
     return replace(stage, selected=True, action=again.get(stage.action, stage.action))
 
 
 def _unneeded(stage: PlannedCell) -> PlannedCell:
     """A stage that nothing waits for: nothing is to be done, whatever it is."""
-    rest: dict[Action, Action] = {"stale": "stale", "rerun": "stale", "failed": "given_up", "given_up": "given_up"}
-    return replace(stage, action=rest.get(stage.action, "done"))
+    if stage.facts.state == "failed":
+        return replace(stage, action="given_up")
+    is_stale = stage.facts.state == "done" and stage.action in ("stale", "rerun")
+    return replace(stage, action="stale" if is_stale else "done")
 
 
 def _within(

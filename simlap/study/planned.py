@@ -23,6 +23,8 @@ from simlap.study.stages import Chain
 Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "given_up", "stale", "rerun", "spared"]
 """`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew;
 `spared` is not needed by the race, begun or not."""
+Stale = Literal["own", "start"]
+"""Why a run is stale: other code computed some of it (`own`), or what it started from is stale."""
 
 
 SYMBOLS: dict[Action, str] = {
@@ -64,6 +66,8 @@ class PlannedCell:
     """Whether it is run only if the race comes to need it."""
     trial: int | None = None
     """Its number, where it is a trial of a search."""
+    stale: bool = False
+    """Whether other code computed some of what is there of it: it is not to go on from there."""
     is_later: bool = False
     """Whether it only stands for one that is not known yet, and whose id is not this one's."""
 
@@ -144,39 +148,48 @@ def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str])
     }
 
 
-def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> set[str]:
-    """Finished cells that other code computed, or that started from one of them."""
+def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> dict[str, Stale]:
+    """Runs that other code computed some of, or that started from one of them; however they ended."""
     codes: dict[int, str] = {}  # one for all seeds
-    stale: set[str] = set()
+    stale: dict[str, Stale] = {}
     for chain in chains:
         for stage in chain.stages:
             known = facts[stage.cell_id]
-            if known.state != "done":
+            if known.state == "new":
                 continue
             if id(stage.checked) not in codes:
                 codes[id(stage.checked)] = code_of(stage.checked.experiment)
-            if known.code not in (None, codes[id(stage.checked)]) or stage.start in stale:
-                stale.add(stage.cell_id)
+            if any(code != codes[id(stage.checked)] for code in known.codes):
+                stale[stage.cell_id] = "own"
+            elif stage.start in stale:
+                stale[stage.cell_id] = "start"
     return stale
 
 
-def action_of(facts: CellFacts, stopped: bool, stale: bool, options: Options) -> Action:
-    """What is to be done with a cell.
+def action_of(facts: CellFacts, stopped: bool, stale: Stale | None, options: Options) -> Action:
+    """What is to be done with a cell. Nothing goes on under other code than it began with.
 
     Args:
         facts: what is known of it.
         stopped: by the study's scheduler, which may stop it.
-        stale: finished by other code.
+        stale: whether it is, and why.
         options: what the launch is asked for.
     """
     match facts.state:
         case "new":
             return "new"
-        case "done":
-            if stale:
-                return "rerun" if options.rerun_stale else "stale"
-            return "done" if facts.evaluated is not None else "evaluate"
         case "failed":
+            # to be tried again, where its own code has changed since: from the start
+            if stale and (options.rerun_stale or (stale == "own" and options.retry_failed)):
+                return "rerun"
             return "failed" if options.retry_failed else "given_up"
+        case _ if stale and options.rerun_stale:
+            return "rerun"
+        case "done" if stale:
+            return "stale"
+        case "done":
+            return "done" if facts.evaluated is not None else "evaluate"
+        case _ if stale == "own" or (stale and stopped):
+            return "stale"
         case _:
             return "stopped" if stopped else "resume"

@@ -96,6 +96,12 @@ class Progress:
             devices, {} if value is None else {facts.epoch: value}, facts.seconds, facts.epoch,
         )  # fmt: skip
 
+    def anew(self, cell_id: str) -> None:
+        """What was known of a cell has been discarded."""
+        cell = self.cells[cell_id]
+        cell.state, cell.epoch, cell.values, cell.seconds, cell.timed = "waiting", 0, {}, 0.0, 0
+        self.study.touch(cell)
+
     def started(self, cell_id: str, devices: float) -> None:
         """A cell runs now, on so many devices."""
         cell = self.cells[cell_id]

@@ -17,6 +17,7 @@ from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog
 from simlap.study.racing import Racing, mark, stand
 from simlap.study.stages import goes_on, needed_stages
+from simlap.study.stale import discard, emptied, with_users
 
 Fail = Callable[[PlannedCell, str], None]
 """Ends a cell that cannot start, with a reason."""
@@ -62,7 +63,7 @@ class Rounds:
             if self._waves is None and not self._begin():
                 return []
             while self._waves:
-                if batch := self._startable(self._waves.pop(0)):
+                if batch := self._emptied(self._startable(self._waves.pop(0))):
                     self._given = batch
                     return batch
             self._waves = None
@@ -114,6 +115,19 @@ class Rounds:
             elif not (cell.cell_id in self._tried and self._ended(cell)):
                 found.append(cell)
         return found
+
+    def _emptied(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+        """The cells as they are handed out. What is to be run anew loses what other code computed only now: the race might have
+        ended without it."""
+        every = (cell for cell in (*self._stages.values(), *self._cells.values()) if cell.selected)
+        again = with_users([cell for cell in cells if cell.action == "rerun"], every)
+        if again:
+            discard(self._plan.storage, again)
+        for cell in again:
+            home = self._cells if cell.arm is not None else self._stages
+            home[cell.cell_id] = emptied(home[cell.cell_id])
+            self._progress.anew(cell.cell_id)
+        return [emptied(cell) if cell.action == "rerun" else cell for cell in cells]
 
     def _reread(self, cell: PlannedCell) -> None:
         """Look at what a cell has come to."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simlap.record import kept
+from simlap.record.code import code_of
 from simlap.record.journal import now_ms
 from simlap.record.provenance import collect
 from simlap.storage import Storage
@@ -48,24 +50,13 @@ def kept_arms(earlier: dict[str, Any], study: Study, cells: Sequence[PlannedCell
     for arm in (*earlier.get("kept", []), *earlier.get("arms", [])):
         cells_of = found.setdefault(arm["name"], {})
         cells_of.update({cell["cell_id"]: cell for cell in arm["cells"] if cell["cell_id"] not in now})
-    return [KeptArm(name, [*kept.values()]) for name, kept in found.items() if kept or name not in names]
+    return [KeptArm(name, [*had.values()]) for name, had in found.items() if had or name not in names]
 
 
 def superseded(plan: Plan) -> dict[str, int]:
     """By arm: how many finished or begun cells it has from before its data changed."""
     now = {(cell.line, cell.seed): cell.fingerprint for cell in plan.cells}
-    return {
-        arm.name: count
-        for arm in plan.kept
-        if (
-            count := sum(
-                cell["cell_id"] in plan.index.begun
-                and cell.get("fingerprint") not in (None, now.get((arm.name, cell["seed"])))
-                and (arm.name, cell["seed"]) in now
-                for cell in arm.cells
-            )
-        )
-    }
+    return kept.superseded(((arm.name, arm.cells) for arm in plan.kept), now, plan.index.begun)
 
 
 def save_plan(plan: Plan) -> None:
@@ -99,6 +90,7 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "cell_id": stage.cell_id,
                 "seed": stage.seed,
                 "used_by": plan.uses[stage.cell_id].cell_ids,
+                "code": code_of(stage.stage.experiment),
             }
             for stage in plan.stages
         ],
@@ -109,6 +101,7 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "protected": arm.protected,
                 "baseline": arm.baseline,
                 "evaluate": protocols(plan.of_arm(arm)[0].stage.experiment if plan.of_arm(arm) else arm.experiment),
+                "code": code_of(arm.experiment),
                 "cells": [_cell(cell) for cell in plan.of_arm(arm)],
             }
             for arm in plan.study.arms

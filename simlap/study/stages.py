@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,15 +68,39 @@ def _is_valid(checkpoint: Storage) -> bool:
 
 def needed_stages(cells: Sequence[PlannedCell], storage: Storage) -> set[str]:
     """Cell ids of what has to be run because a cell that is still to be trained starts from it."""
+    return {stage.cell_id for _, before in _waiting(cells, storage) for stage in before}
+
+
+def blocked_cells(cells: Sequence[PlannedCell], storage: Storage) -> dict[str, set[str]]:
+    """Cell ids of what cannot start, each with those of what is in its way.
+
+    That is stages that it starts from, that other code has begun, and that are left where they stand until somebody asks for them
+    to be run anew.
+    """
+    left = {
+        cell.cell_id
+        for cell in cells
+        if cell.stale and cell.facts.state != "done" and cell.action in ("stale", "given_up")
+    }
+    if not left:
+        return {}
+    waiting = ((cell.cell_id, left & {stage.cell_id for stage in before}) for cell, before in _waiting(cells, storage))
+    return {cell_id: in_the_way for cell_id, in_the_way in waiting if in_the_way}
+
+
+def _waiting(cells: Sequence[PlannedCell], storage: Storage) -> Iterator[tuple[PlannedCell, list[PlannedCell]]]:
+    """The cells that are still to be trained, each with the stages that have to be run before."""
     by_id = {cell.cell_id: cell for cell in cells}
-    needed: set[str] = set()
     for cell in cells:
         if cell.arm is None or not cell.pending or cell.action == "evaluate":
             continue
-        while cell.start in by_id and not _stands(by_id[cell.start]) and not goes_on(cell, storage):
-            cell = by_id[cell.start]
-            needed.add(cell.cell_id)
-    return needed
+        before: list[PlannedCell] = []
+        last = cell
+        while last.start in by_id and not _stands(by_id[last.start]) and not goes_on(last, storage):
+            last = by_id[last.start]
+            before.append(last)
+        if before:
+            yield cell, before
 
 
 def _stands(stage: PlannedCell) -> bool:

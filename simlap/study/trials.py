@@ -72,8 +72,8 @@ def known_cells(
     for chain in chains:
         cell_id = chain.stages[-1].cell_id
         one = facts[cell_id]
-        action = action_of(one, False, cell_id in stale, options)
-        if action in ("done", "stale"):
+        action = action_of(one, False, stale.get(cell_id), options)
+        if action == "done" or (action == "stale" and one.state == "done"):
             known[cell_id] = Known(True, one.metrics.get(metric), f"{metric} was not measured, or is not finite")
         elif action == "given_up" or (action == "failed" and cell_id in tried):
             known[cell_id] = Known(True, None, one.reason or "it failed")

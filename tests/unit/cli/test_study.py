@@ -13,6 +13,7 @@ from simlap.storage import Storage
 from simlap.study.plan import make_plan
 from simlap.study.spec import load_study
 from tests.tiny import TREE
+from tests.unit.study.pretend import pretend
 
 STUDY = """
 name: small
@@ -123,6 +124,25 @@ def test_a_plan_of_a_race_promises_the_first_look_only(
     assert "++++??" in printed
     assert "12 of 18 cells to run now (36 epochs), up to 6 more if the race needs them" in printed
     assert "? if the race needs it" in printed
+
+
+def test_a_plan_tells_what_other_code_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(TREE))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    made = make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs"))
+    pretend(made.cells[0], "interrupted", 1, code="old")
+    pretend(made.cells[1], code="old")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OK
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 of 6 cells to run" in told
+    assert "1 cells were computed by other code and are kept; `--rerun stale` runs them anew" in told
+    assert "unfinished runs that other code began: 1, left as they are; `--rerun stale` runs them anew" in told
 
 
 def test_a_report_that_cannot_be_written(

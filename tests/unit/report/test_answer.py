@@ -91,14 +91,6 @@ def test_divergence_is_said() -> None:
     assert any("diverged" in n.text and "seed 2 from epoch 15" in n.detail for n in found)
 
 
-def test_different_code_is_said() -> None:
-    view = factory.study()
-    cell = next(a for a in view.arms if a.name == OFF).cells[2]
-    marked = [replace(cell, provenance={"git": {"commit": c}}, seed=s) for c, s in (("aaa", 2), ("bbb", 3))]
-    found = build(factory.with_cells(view, OFF, {c.seed: c for c in marked})).notices
-    assert any("2 versions of the code" in n.text and "aaa" in n.detail for n in found)
-
-
 @pytest.mark.parametrize(
     ("p", "text", "bare"),
     [

@@ -52,7 +52,8 @@ def pretend(
         }
         for e in range(begun + 1, epoch + 1)
     ]
-    journal.write({"type": "start", "from_epoch": begun, "from_step": 0, "provenance": {}}, *rows)
+    provenance = {"code": code or code_hash()}
+    journal.write({"type": "start", "from_epoch": begun, "from_step": 0, "provenance": provenance}, *rows)
     if state == "done":
         known = read_result(folder)
         evaluations = known["evaluations"] if known else {}

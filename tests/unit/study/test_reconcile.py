@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from simlap.study import gc as collector
 from simlap.study.budget import Budget, BudgetGuard, budget_left
 from simlap.study.estimate import detectable, device_hours
 from simlap.study.events import EventLog
+from simlap.study.lease import Lease
 from simlap.study.options import Options, with_seeds
 from simlap.study.plan import Plan, make_plan
 from simlap.study.power import smallest_difference
@@ -288,7 +290,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     assert budget_left(Budget(cells=3), spent, 1.0, 4) == "4 cells beyond the 3 that may begin"
 
 
-def test_gc_takes_what_no_study_needs_and_nothing_else(tmp_path: Path) -> None:
+def test_gc_takes_what_no_study_needs_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(tmp_path)
     kept, orphan, going, single = made.cells[:4]
     for cell, state in ((kept, "done"), (orphan, "done"), (going, "running"), (single, "done")):
@@ -308,15 +310,32 @@ def test_gc_takes_what_no_study_needs_and_nothing_else(tmp_path: Path) -> None:
     assert [(one.kind, one.path.split("/", 2)[1], one.bytes > 0) for one in found] == sorted(
         [("cell", orphan.cell_id, True), ("checkpoint", kept.cell_id, True)], key=lambda one: one[1]
     )
-    store.write_json("studies/small/lease.json", {})
+    beats = iter(range(1, 100))
+    lease = {"token": "t", "counter": 0, "host": "far", "machine": "far", "pid": 7, "process_started": 0}
+
+    def beat(seconds: float) -> None:
+        store.write_json("studies/small/lease.json", {**lease, "counter": next(beats)})
+
+    beat(0)
+    monkeypatch.setattr(time, "sleep", beat)
     assert {one.cell_id for one in collector.find_leftovers(store)} == {orphan.cell_id}, "a launch holds the study"
-    with pytest.raises(UserError, match="study small is being run"):
+    with pytest.raises(UserError, match="study small is being run by process 7 on far"):
         collector.delete(store, found)
-    store.delete("studies/small/lease.json")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # killed: its counter stands still
+    assert collector.find_leftovers(store) == found
     collector.delete(store, found)
     assert set(store.list("cells")) == {cell.cell_id for cell in (kept, going, single)}
     assert store.list(f"cells/{kept.cell_id}/checkpoints") == ["x"]
     assert collector.find_leftovers(store) == []
+
+
+def test_gc_waits_for_no_launch_whose_process_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(tmp_path / "runs")
+    with Lease(store.child("studies", "gone"), beat_s=0.01):
+        held = store.read_json("studies/gone/lease.json")
+    store.write_json("studies/gone/lease.json", {**held, "process_started": held["process_started"] - 1000})
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("nothing is to be waited for"))
+    assert collector.running_studies(store) == {}
 
 
 @pytest.mark.slow

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
 from simlap.config import yaml
-from simlap.record.journal import cell_storage, read_progress, read_race, read_rows
-from simlap.record.view import RaceView
+from simlap.record.journal import read_race
 from simlap.storage import Storage
 from simlap.study.budget import Budget
 from simlap.study.claims import Claims
-from simlap.study.events import EventLog, read_events
+from simlap.study.events import read_events
 from simlap.study.lease import Lease
 from simlap.study.options import Options
-from simlap.study.plan import Plan, make_plan
+from simlap.study.plan import make_plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog, record_race
@@ -32,115 +28,7 @@ from simlap.study.rounds import Rounds
 from simlap.study.spec import load_study
 from tests.tiny import TREE
 from tests.unit.study.pretend import pretend, take_over
-
-STUDY = """
-name: small
-base: base.yaml
-set: {train.epochs: 4}
-factors: {lr: {path: optim.lr, levels: [0.01, 0.02, 0.03, 0.04, 0.05]}}
-baseline: {lr: 0.01}
-protect: [{lr: 0.05}]
-seeds: 8
-scheduler: {kind: race, first_seeds: 4, step: 2, futility: 0.1, futility_epochs: [2]}
-"""
-EFFECTS = {"lr=0.01": 0.5, "lr=0.02": 0.6, "lr=0.03": 0.4, "lr=0.04": 0.5, "lr=0.05": 0.52}
-
-
-class Killed(Exception):
-    """As if the process had died here."""
-
-
-class Runner:
-    """Launches of one study, in which cells come to known values at once.
-
-    Args:
-        folder: of the study.
-        text: of its file.
-        fails: (arm, seed) of cells that fail, and after which epoch.
-    """
-
-    def __init__(self, folder: Path, text: str = STUDY, fails: dict[tuple[str, int], int] | None = None) -> None:
-        self.folder, self.text, self.fails = folder, text, fails or {}
-        self.ran: list[tuple[str, int, int | None]] = []
-        """Arm, seed and `until` of every cell that was run, in order."""
-        self.batches: list[int] = []
-
-    @property
-    def storage(self) -> Storage:
-        return Storage(self.folder / "runs")
-
-    def plan(self, options: Options | None = None) -> Plan:
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "base.yaml").write_text(yaml.dump({**TREE, "evaluate": [{"kind": "probe"}]}))
-        (self.folder / "study.yaml").write_text(self.text)
-        return make_plan(load_study(self.folder / "study.yaml"), self.storage, options)
-
-    def launch(self, options: Options | None = None, *, mix: int | None = None, kill_after: int | None = None,
-               budget: Budget | None = None) -> bool:  # fmt: skip
-        """As `simlap ablate`. `mix`: cells of a batch end in a random order; `kill_after`: so many cells."""
-        made = self.plan(options)
-        if budget is not None:
-            study = replace(made.study, spec=made.study.spec.model_copy(update={"budget": budget}))
-            made = make_plan(study, self.storage, options)
-        record_race(made)
-        made.save()
-        events = EventLog(self.storage.child("studies", "small"))
-        rounds = Rounds(
-            made,
-            progress=Progress(made, Console(file=io.StringIO())),
-            log=RaceLog(made, events),
-            fail=lambda cell, reason: pretend(cell, "failed", 0),
-        )
-        while batch := rounds():
-            self.batches.append(len(batch))
-            order = random.Random(mix).sample(batch, len(batch)) if mix is not None else batch
-            for cell in order:
-                if made.guard is not None and not made.guard.may_start(cell):
-                    continue
-                if made.guard is not None:
-                    made.guard.started(cell, 1)
-                events.write("cell_started", **cell.place, seed=cell.seed)
-                self.run(cell)
-                if (cell.line, cell.seed) in self.fails:
-                    events.write("cell_failed", **cell.place, reason="it was told to")
-                if kill_after is not None and len(self.ran) >= kill_after:
-                    raise Killed
-        return rounds.finished and not made.held_back
-
-    def run(self, cell: PlannedCell) -> None:
-        arm, seed = cell.line, cell.seed
-        self.ran.append((arm, seed, cell.until))
-        shared, own = np.random.default_rng(seed), np.random.default_rng([seed, int(1000 * float(arm[3:]))])
-        noise = shared.normal(0, 0.1) + own.normal(0, 0.01)
-        ends: dict[str, Any] = {"values": lambda epoch: EFFECTS[arm] * epoch / 4 + noise}
-        if (arm, seed) in self.fails:
-            pretend(cell, "failed", self.fails[arm, seed], **ends)
-        elif cell.until is not None:
-            pretend(cell, "interrupted", cell.until, **ends)
-        else:
-            pretend(cell, **ends)
-
-    @property
-    def race(self) -> RaceView:
-        found = read_race(self.storage.child("studies", "small"))
-        assert found is not None
-        return found
-
-    def decisions(self) -> list[str]:
-        left_out = {"schema_version", "t", "launch", "type"}
-        found = [e for e in read_events(self.storage.child("studies", "small")) if e["type"] == "race_decision"]
-        return sorted(json.dumps({k: v for k, v in e.items() if k not in left_out}, sort_keys=True) for e in found)
-
-    def verdicts(self) -> dict[str, str]:
-        return {arm: decision.verdict for arm, decision in self.race.decisions.items() if decision.leaves}
-
-    def states(self) -> dict[tuple[str, int], tuple[str, int]]:
-        found: dict[tuple[str, int], tuple[str, int]] = {}
-        for cell in self.plan().cells:
-            folder = cell_storage(self.storage, cell.cell_id)
-            progress = read_progress(folder, read_rows(folder))
-            found[cell.line, cell.seed] = (progress.state, progress.reached)
-        return found
+from tests.unit.study.runner import EFFECTS, STUDY, Killed, Runner
 
 
 @pytest.fixture
