@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -148,8 +149,16 @@ def end_local() -> None:
     """
     import ray
 
-    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
-    workers = [worker for raylet in raylets for worker in raylet.children(recursive=True)]
+    workers = [worker for child in psutil.Process().children() for worker in _workers(child)]
     ray.shutdown()
     for worker in psutil.wait_procs(workers, timeout=_END_S)[1]:
-        worker.kill()
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+
+
+def _workers(process: psutil.Process) -> list[psutil.Process]:
+    """Those of a raylet, none of another process, or of one that has ended meanwhile."""
+    try:
+        return process.children(recursive=True) if process.name() == "raylet" else []
+    except psutil.NoSuchProcess:
+        return []

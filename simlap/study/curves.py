@@ -22,7 +22,6 @@ _SCHEMA = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("epoch", pa.int64(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
-        pa.field("final", pa.float64()),
     ]
 )
 Mode = Literal["max", "min"]
@@ -39,15 +38,15 @@ class Curves:
     """Epochs at which the metric was measured in every cell; the last one is the end."""
     values: NDArray[np.float64]
     """[arm, seed, epoch], the decision metric."""
-    final: NDArray[np.float64] | None = None
-    """[arm, seed], the report metric at the end; None where it was not recorded for all."""
     mode: Mode = "max"
 
     def truth(self) -> NDArray[np.float64]:
-        """[arm]: mean over all recorded seeds of the report metric, or of the decision metric at the end; more is better."""
+        """[arm]: mean of the decision metric at the end over all recorded seeds, more is better.
+
+        What the full grid would find: a scheduler sees no other metric, and is not to blame where another one tells otherwise.
+        """
         sign = 1.0 if self.mode == "max" else -1.0
-        ends = self.values[:, :, -1] if self.final is None else self.final
-        return sign * np.asarray(ends.mean(axis=1))
+        return sign * np.asarray(self.values[:, :, -1].mean(axis=1))
 
     def column(self, epoch: int, why: str, file: str | None = None) -> int:
         """Where `epoch` is in `values`. Raises ConfigError where it was not measured."""
@@ -90,25 +89,20 @@ def from_view(view: StudyView) -> Recorded:
     return Recorded(_assemble(rows, baseline, view.mode, view.name), missing)
 
 
-def _rows(arm: ArmView, cell: CellView, view: StudyView) -> Iterable[tuple[str, int, int, float, float | None]]:
-    final = cell.result.get(view.report_metric)
+def _rows(arm: ArmView, cell: CellView, view: StudyView) -> Iterable[tuple[str, int, int, float]]:
     return [
-        (arm.name, cell.seed, row.epoch, row.metrics[view.metric], final)
-        for row in cell.rows
-        if view.metric in row.metrics
+        (arm.name, cell.seed, row.epoch, row.metrics[view.metric]) for row in cell.rows if view.metric in row.metrics
     ]
 
 
 def write_curves(curves: Curves, path: Path) -> None:
-    """Write curves as Parquet: columns arm, seed, epoch, value and final; baseline and mode in the metadata."""
-    finals = curves.final
+    """Write curves as Parquet: columns arm, seed, epoch and value; baseline and mode in the metadata."""
     rows = [
         {
             "arm": arm,
             "seed": seed,
             "epoch": epoch,
             "value": float(curves.values[i, j, k]),
-            "final": None if finals is None else float(finals[i, j]),
         }
         for i, arm in enumerate(curves.arms)
         for j, seed in enumerate(curves.seeds)
@@ -122,7 +116,7 @@ def read_curves(path: Path, baseline: str | None = None) -> Curves:
     """Read curves. Raises ConfigError.
 
     Args:
-        path: a Parquet file with the columns arm, seed, epoch and value, and possibly final.
+        path: a Parquet file with the columns arm, seed, epoch and value.
         baseline: the arm that others are compared with, where the file does not name it.
     """
     file = str(path)
@@ -130,26 +124,21 @@ def read_curves(path: Path, baseline: str | None = None) -> Curves:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"cannot be read: {error}", file=file, key="--curves") from error
-    if lacking := [name for name in _SCHEMA.names[:4] if name not in table.column_names]:
+    if lacking := [name for name in _SCHEMA.names if name not in table.column_names]:
         raise ConfigError("lacks columns", file=file, key="--curves", value=lacking, choices=table.column_names)
-    data = [table.column(name).to_pylist() for name in _SCHEMA.names[:4]]
-    finals = table.column("final").to_pylist() if "final" in table.column_names else [None] * len(table)
+    data = [table.column(name).to_pylist() for name in _SCHEMA.names]
     metadata = table.schema.metadata or {}
     baseline = baseline or metadata.get(b"simlap.baseline", b"").decode()
     mode = metadata.get(b"simlap.mode", b"max").decode()
     if mode not in ("max", "min"):
         raise ConfigError("no such mode", file=file, key="simlap.mode", value=mode, choices=["max", "min"])
-    return _assemble(zip(*data, finals, strict=True), baseline, "max" if mode == "max" else "min", file)
+    return _assemble(zip(*data, strict=True), baseline, "max" if mode == "max" else "min", file)
 
 
-def _assemble(
-    rows: Iterable[tuple[str, int, int, float, float | None]], baseline: str, mode: Mode, file: str
-) -> Curves:
+def _assemble(rows: Iterable[tuple[str, int, int, float]], baseline: str, mode: Mode, file: str) -> Curves:
     cells: dict[tuple[str, int], dict[int, float]] = {}
-    finals: dict[tuple[str, int], float | None] = {}
-    for arm, seed, epoch, value, final in rows:
+    for arm, seed, epoch, value in rows:
         cells.setdefault((arm, seed), {})[epoch] = value
-        finals[arm, seed] = final
     arms = tuple(dict.fromkeys(arm for arm, _ in cells))
     seeds = tuple(sorted({seed for _, seed in cells}))
     if baseline not in arms:
@@ -166,7 +155,4 @@ def _assemble(
     values = np.array([[[cells[arm, seed][epoch] for epoch in epochs] for seed in seeds] for arm in arms])
     if not np.isfinite(values).all():
         raise ConfigError("every value must be finite", file=file, key="value")
-    known = [finals[key] for key in everything]
-    shape = (len(arms), len(seeds))
-    final_values = None if any(v is None for v in known) else np.array(known, dtype=np.float64).reshape(shape)
-    return Curves(arms, baseline, seeds, epochs, values, final_values, mode)
+    return Curves(arms, baseline, seeds, epochs, values, mode)

@@ -52,7 +52,7 @@ def replay_asha(
     protected: frozenset[int],
     slots: int,
     random: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> NDArray[np.int64]:
     """Run cells seed by seed on `slots` devices whose speeds vary from cell to cell by about a fifth.
 
     Args:
@@ -65,13 +65,11 @@ def replay_asha(
         random: for the speeds, and so for the order of arrival.
 
     Returns:
-        epochs: [arm, seed] that each cell ran.
-        survived: [arm, seed], whether ASHA let it run to the end; false for protected cells that it would have stopped.
+        [arm, seed], the epochs that each cell ran.
     """
     arms, seeds, _ = values.shape
     bracket = Rungs(asha, epochs)
     ran = np.full((arms, seeds), epochs)
-    survived = np.ones((arms, seeds), dtype=np.bool_)
     speed = random.lognormal(0.0, 0.2, (arms, seeds))
     milestones = [*rungs, epochs]
     waiting = [(arm, seed) for seed in range(seeds) for arm in range(arms)][::-1]
@@ -89,13 +87,11 @@ def replay_asha(
         if rung == len(rungs):  # the last epoch
             start(now)
             continue
-        if bracket.report((arm, seed), milestones[rung], float(values[arm, seed, rung])):
-            survived[arm, seed] = False
-            if arm not in protected:
-                ran[arm, seed] = milestones[rung]
-                start(now)
-                continue
+        if bracket.report((arm, seed), milestones[rung], float(values[arm, seed, rung])) and arm not in protected:
+            ran[arm, seed] = milestones[rung]
+            start(now)
+            continue
         heapq.heappush(
             running, (now + (milestones[rung + 1] - milestones[rung]) * speed[arm, seed], rung + 1, seed, arm)
         )
-    return ran, survived
+    return ran

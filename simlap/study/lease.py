@@ -39,6 +39,8 @@ class Lease:
         self._counter = 0
         self._beaten = math.inf
         """When the counter was last raised, by this process's clock; `inf`: never yet."""
+        self._looked = -math.inf
+        """When `is_lost` last looked at the storage."""
         self._lost: str | None = None
         """In words, once another launch has taken the study over."""
         self._stop = threading.Event()
@@ -81,7 +83,8 @@ class Lease:
         """Whether another launch has taken the study over. Who asks before each write needs no beat to have come in between:
         after a silence in which one may have come, the storage is looked at.
         """
-        if self._lost is None and self._was_silent():
+        if self._lost is None and self._was_silent() and _now() - self._looked > self.beat_s:
+            self._looked = _now()  # a storage that is away is not asked, and waited for, by every one of many writes
             try:
                 self._look()
             except OSError as error:  # what cannot be read cannot be written either
@@ -99,7 +102,7 @@ class Lease:
 
     def _was_silent(self) -> bool:
         """Whether this launch has not been heard of for half the time that another one waits."""
-        return time.monotonic() - self._beaten > self.polls * self.beat_s / 2
+        return _now() - self._beaten > self.polls * self.beat_s / 2
 
     def _look(self) -> None:
         """Note it where the lease is another one's now. One that is not there was another's too, which has ended since; unless
@@ -120,7 +123,7 @@ class Lease:
 
     def _beat(self) -> None:
         self._counter += 1
-        began = time.monotonic()
+        began = _now()
         me = psutil.Process()
         self.study.write_json(
             "lease.json",
@@ -145,6 +148,11 @@ class Lease:
                 self._beat()
             except OSError as error:
                 _log.warning("the lease of %s could not be renewed, trying again: %s", self.study.describe(), error)
+
+
+def _now() -> float:
+    """Seconds, those of a suspended machine included where the system counts them: others do."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def is_dead(held: dict[str, Any]) -> bool:

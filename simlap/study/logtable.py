@@ -50,10 +50,10 @@ class LogTable:
             totals: whether the totals are wanted more often, since nothing else tells of cells that end.
         """
         share = math.ceil(of / TABLES)
-        lines = min(len(self.study.arms) + len(self.study.summary()) + 1, LINES)
         if ended >= of:
             return  # whatever comes at the end is about to come
-        if ended - self._printed >= max(share, lines):
+        # a header, arms and a line of totals, of which there may be more: to ask takes milliseconds where there are many cells
+        if ended - self._printed >= max(share, min(len(self.study.arms) + 2, LINES)):
             self.print(ended)
         elif totals and ended - self._told >= share:
             self.totals(ended)

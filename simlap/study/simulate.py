@@ -233,15 +233,15 @@ def _play_asha(
 ) -> Played:
     rungs = asha.rungs(epochs[-1])
     columns = [epochs.index(rung) for rung in rungs]
-    ran, survived = replay_asha(
+    ran = replay_asha(
         asha, draw.values[:, :, columns], rungs, epochs[-1],
         protected=settings.protected, slots=settings.slots, random=random,
     )  # fmt: skip
-    # the arm that most of the seeds brought to the end; among several, the highest mean there
-    ends = np.where(survived, draw.values[:, :, -1], 0.0).sum(axis=1) / np.maximum(survived.sum(axis=1), 1)
-    chosen = max(range(len(ends)), key=lambda arm: (survived[arm].sum(), ends[arm]))
-    done = float((ran == epochs[-1]).sum()) / len(ran)
-    return Played(float(ran.mean()) / epochs[-1], chosen, None, done)
+    # The highest mean of those that came to the end with two seeds: which of the single ones is best says little about its arm.
+    done = (ran == epochs[-1]).sum(axis=1)
+    ends = np.where(ran == epochs[-1], draw.values[:, :, -1], 0.0).sum(axis=1) / np.maximum(done, 1)
+    chosen = max(range(len(ends)), key=lambda arm: (min(done[arm], 2), ends[arm]))
+    return Played(float(ran.mean()) / epochs[-1], chosen, None, float(done.mean()))
 
 
 def _play_race(rules: Race, draw: Draw, epochs: tuple[int, ...], protected: frozenset[int]) -> Played:

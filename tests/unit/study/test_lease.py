@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,7 @@ def test_the_beat_stops_where_the_lease_is_anothers(tmp_path: Path) -> None:
 def test_a_lease_that_is_gone_after_a_silence_was_anothers(tmp_path: Path) -> None:
     with Lease(Storage(tmp_path), beat_s=0.01) as lease:
         silence(lease)
-        lease._beaten = time.monotonic() + 3600  # just now
+        lease._beaten = math.inf  # just now
         Storage(tmp_path).delete("lease.json")
         assert not lease.is_lost(), "nobody can have come and gone since the last beat"
         lease._look()
@@ -96,7 +96,10 @@ def test_a_storage_that_is_away_takes_no_lease(tmp_path: Path, monkeypatch: pyte
 
     with Lease(Storage(tmp_path), beat_s=0.01) as lease:
         take_over(lease)
+        lease.beat_s = 3600.0
         with monkeypatch.context() as patch:
             patch.setattr(Storage, "read", away)
             assert not lease.is_lost(), "not known yet"
+        assert not lease.is_lost(), "it is not asked again at once"
+        lease._looked = -math.inf
         assert lease.is_lost()
