@@ -237,11 +237,11 @@ def _play_asha(
         asha, draw.values[:, :, columns], rungs, epochs[-1],
         protected=settings.protected, slots=settings.slots, random=random,
     )  # fmt: skip
-    # The highest mean of those that came to the end with two seeds: which of the single ones is best says little about its arm.
     done = (ran == epochs[-1]).sum(axis=1)
-    ends = np.where(ran == epochs[-1], draw.values[:, :, -1], 0.0).sum(axis=1) / np.maximum(done, 1)
-    chosen = max(range(len(ends)), key=lambda arm: (min(done[arm], 2), ends[arm]))
-    return Played(float(ran.mean()) / epochs[-1], chosen, None, float(done.mean()))
+    # the highest mean over the seeds that ran to the end
+    ends = np.where(ran == epochs[-1], draw.values[:, :, -1], 0.0).sum(axis=1)
+    means = np.divide(ends, done, out=np.full(len(ends), -np.inf), where=done > 0)
+    return Played(float(ran.mean()) / epochs[-1], int(means.argmax()), None, float(done.mean()))
 
 
 def _play_race(rules: Race, draw: Draw, epochs: tuple[int, ...], protected: frozenset[int]) -> Played:
