@@ -68,6 +68,8 @@ class PlannedCell:
     """Its number, where it is a trial of a search."""
     stale: bool = False
     """Whether other code computed some of what is there of it: it is not to go on from there."""
+    is_stopped: bool = False
+    """Whether this study's own scheduler, as the file has it now, has stopped it."""
     is_later: bool = False
     """Whether it only stands for one that is not known yet, and whose id is not this one's."""
 
