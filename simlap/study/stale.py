@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from simlap.errors import UserError
-from simlap.record.journal import cell_storage
+from simlap.record.journal import RERUN, cell_storage, times_rerun
 from simlap.storage import Storage
 from simlap.study.claims import CLAIM, Claims
 from simlap.study.index import CellFacts, forget
@@ -17,7 +17,6 @@ from simlap.study.planned import PlannedCell
 
 _IN_ORDER = ("checkpoints", "evaluations", "result.json", "journal", "logs", "provenance.json", "config.yaml")
 """A kill in between leaves a run that is stale still, or one that was never finished and has no checkpoint: both begin anew."""
-_COUNT = "rerun.json"
 
 
 def to_rerun(plan: Plan) -> list[PlannedCell]:
@@ -69,7 +68,7 @@ def discard(storage: Storage, cells: Sequence[PlannedCell], claims: Claims | Non
         # what started from a stage goes before it, which is what tells that it is stale, should a kill come in between
         for cell in sorted(cells, key=lambda cell: -cell.level):
             folder = cell_storage(storage, cell.cell_id)
-            folder.write_json(_COUNT, {"times": times_rerun(folder) + 1})
+            folder.write_json(RERUN, {"times": times_rerun(folder) + 1})
             for name in _IN_ORDER:
                 folder.delete(name)
 
@@ -99,8 +98,3 @@ def _claimed(storage: Storage, cells: Sequence[PlannedCell], claims: Claims | No
 def emptied(cell: PlannedCell) -> PlannedCell:
     """A cell after `discard`."""
     return replace(cell, action="new", facts=CellFacts(), stale=False, perhaps=False)
-
-
-def times_rerun(cell: Storage) -> int:
-    """How often a run was discarded and begun anew. MLflow then has a run for each time: what it was told stays told."""
-    return int(cell.read_json(_COUNT)["times"]) if cell.exists(_COUNT) else 0

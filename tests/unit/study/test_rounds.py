@@ -14,7 +14,7 @@ from rich.console import Console
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
 from simlap.config import yaml
 from simlap.errors import UserError
-from simlap.record.journal import cell_storage, read_race
+from simlap.record.journal import cell_storage, read_race, times_rerun
 from simlap.storage import Storage
 from simlap.study.budget import Budget
 from simlap.study.claims import Claims
@@ -27,7 +27,7 @@ from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog, record_race
 from simlap.study.rounds import Rounds
 from simlap.study.spec import load_study
-from simlap.study.stale import discard, left_behind, times_rerun, to_rerun
+from simlap.study.stale import discard, left_behind, to_rerun
 from tests.tiny import TREE
 from tests.unit.study.pretend import pretend, take_over
 from tests.unit.study.runner import EFFECTS, STUDY, Killed, Runner

@@ -225,6 +225,30 @@ def test_what_only_an_earlier_scheduler_stopped_is_told(tmp_path: Path) -> None:
     assert "began: 1" in str(left_behind(plan(tmp_path)))
 
 
+def test_what_started_from_a_stage_before_it_was_run_anew_stays_marked(tmp_path: Path) -> None:
+    """Whoever was not asked for, or is another study's."""
+    first = staged(tmp_path)
+    pretend(first.stages[0], code="old")
+    for cell in first.cells[:2]:
+        pretend(cell)
+    staged(tmp_path).save()
+    only = Options(rerun_stale=True, only=("lr=0.02",))
+    assert [cell.cell_id for cell in rerun(staged(tmp_path, options=only))] == [
+        first.stages[0].cell_id, first.cells[1].cell_id,
+    ]  # fmt: skip
+    assert actions(staged(tmp_path))[:2] == ["stale", "new"]
+    pretend(staged(tmp_path).stages[0])
+    pretend(staged(tmp_path).cells[1])
+    made = staged(tmp_path)
+    made.save()
+    for again in (made, staged(tmp_path)):
+        assert [again.stages[0].action, *actions(again)[:2]] == ["done", "stale", "done"]
+    asked = staged(tmp_path, options=RERUN)
+    assert [cell.cell_id for cell in rerun(asked)] == [first.cells[0].cell_id]
+    pretend(staged(tmp_path).cells[0])
+    assert actions(staged(tmp_path))[:2] == ["done", "done"]
+
+
 @pytest.mark.parametrize("state", ["interrupted", "stopped"])
 def test_a_search_waits_for_a_trial_that_other_code_began(tmp_path: Path, state: str) -> None:
     text = STUDY + "search: {factors: {wd: {path: optim.weight_decay, levels: [0.0, 0.1]}}, trials: 1}\n"
