@@ -162,7 +162,7 @@ def _print_aliases(table: AliasTable) -> None:
 
 
 def _print_totals(made: Plan, hours: Hours) -> None:
-    from simlap.study.stale import left_behind
+    from simlap.study.stale import left_behind, unfinished
 
     estimate = "unknown until something has run" if hours.total is None else f"about {hours.total:.2g} device-hours"
     if hours.probed:
@@ -181,7 +181,11 @@ def _print_totals(made: Plan, hours: Hours) -> None:
     count = Counter(cell.action for cell in made.cells)
     if failed := count["given_up"]:
         out.print(f"{failed} failed cells are left alone; `--retry failed` runs them again", soft_wrap=True)
-    ended = sum(cell.action == "stale" and cell.facts.state in ("done", "stopped") for cell in made.cells)
+    left_ids = unfinished(made)
+    ended = sum(
+        cell.action == "stale" and cell.facts.state in ("done", "stopped") and cell.cell_id not in left_ids
+        for cell in made.cells
+    )
     if ended:
         out.print(
             f"{ended} cells were computed by other code and are kept; `--rerun stale` runs them anew", soft_wrap=True

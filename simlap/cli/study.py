@@ -256,4 +256,5 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
         raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         complain(f"[bold red]{len(outcome.failed)} failed cells[/]; add --retry failed to run them again")
+    if outcome.failed or outcome.left:
         raise typer.Exit(FAILED)

@@ -18,6 +18,17 @@ class _Part:
     """Whether it left anything that another attempt can go on from, as far as the journal tells."""
 
 
+def start_rerun_of(rows: Sequence[dict[str, Any]]) -> int | None:
+    """How often the stage it started from had been run anew by then; None where nothing says so. What began again started again.
+
+    Args:
+        rows: of the journal (`read_rows`).
+    """
+    starts = [row for row in rows if row["type"] == "start" and (row["from_epoch"], row["from_step"]) == (0, 0)]
+    noted: int | None = starts[-1].get("provenance", {}).get("start_rerun") if starts else None
+    return noted
+
+
 def codes_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Hashes of the code, each once and in order; more than one: the run went on under other code than it began with.
 

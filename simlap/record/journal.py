@@ -40,6 +40,8 @@ from simlap.storage import Storage
 SCHEMA_VERSION = 1
 _SEGMENT = re.compile(r"^(?P<writer>.+)-(?P<attempt>\d{4})-(?P<seq>\d{5})\.jsonl$")
 _LAST = 99_999
+RERUN = "rerun.json"
+"""In a run directory, where it was discarded before; it stays when the rest goes."""
 _EVALUATIONS: TypeAdapter[tuple[Evaluation, ...]] = TypeAdapter(tuple[Evaluation, ...])
 _CHECKPOINT = re.compile(r"^epoch-(\d{5})-")
 
@@ -51,6 +53,11 @@ def now_ms() -> int:
 def cell_storage(storage: Storage, cell_id: str) -> Storage:
     """The run directory of a cell."""
     return storage.child("cells", cell_id)
+
+
+def times_rerun(cell: Storage) -> int:
+    """How often a run was discarded and begun anew. MLflow then has a run for each time: what it was told stays told."""
+    return int(cell.read_json(RERUN)["times"]) if cell.exists(RERUN) else 0
 
 
 class Journal:

@@ -24,7 +24,7 @@ from simlap.config.schema import Data
 from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
 from simlap.errors import DataError
-from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result
+from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result, times_rerun
 from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.storage import Storage
@@ -126,6 +126,9 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     }
     if task.start is not None:
         provenance["start"] = task.start
+        if not task.start.startswith("weights:"):
+            # should the stage be run anew, it is known from here that this run started from what it was before
+            provenance["start_rerun"] = times_rerun(cell_storage(Storage(task.storage), task.start))
     if world.rank == 0:
         journal = Journal(cell, writer=f"{socket.gethostname()}.{os.getpid()}", attempt=attempt)
         if result is None:  # what only evaluates a finished run does not change where its weights came from

@@ -103,7 +103,7 @@ def apply(
         check_resources(study, nodes)
         lease.check()
         if stale := to_rerun(plan):
-            discard(storage, stale)
+            discard(storage, stale, claims)
             plan = make_plan(study, storage, options)
             lease.check()
         plan.save()
@@ -111,7 +111,7 @@ def apply(
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             ran = len(plan.pending)
             try:
-                plan, finished = _execute(plan, study, options, folder, nodes, console, claims)
+                plan, after, finished = _execute(plan, study, options, folder, nodes, console, claims)
             except LostLeaseError:
                 shipper.abandon()
                 raise
@@ -121,7 +121,6 @@ def apply(
             outcome.budget = plan.guard.reached() or plan.guard.refused
         elif plan.held_back:
             outcome.finished, outcome.budget = False, _all_cells_begun(plan)
-        after = make_plan(study, storage, options)
         lease.check()
         after.index.save()  # what is finished now need not be read again
         outcome.left = left_behind(after)
@@ -149,8 +148,9 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
 
 def _execute(
     plan: Plan, study: Study, options: Options, folder: Storage, nodes: list[Node], console: Console, claims: Claims
-) -> tuple[Plan, bool]:
-    """Run the plan. Returns it as it is once its searches have found what they look for, and whether all was run."""
+) -> tuple[Plan, Plan, bool]:
+    """Run the plan. Returns it as it is once its searches have found what they look for, the plan of what is left then, and
+    whether all that was pending was run."""
     # Tune is slow to import, and a study with nothing to do has no use for it
     from simlap.study.execute import run_plan, settle
     from simlap.study.progress import Progress
@@ -162,7 +162,7 @@ def _execute(
     lease = claims.lease
     lease.check()
     settle(plan)
-    finished = False
+    finished = complete = False
     events = EventLog(folder, lost=lease.is_lost)
     events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
     try:
@@ -177,10 +177,12 @@ def _execute(
                 lease.check()
                 progress.update(new)
 
-            plan, tuned = run_searches(plan, study, options, run=run, replanned=replanned, events=events)
+            plan, tuned = run_searches(plan, study, options, run=run, replanned=replanned, events=events, claims=claims)
             finished = tuned and run(plan)
+        after = make_plan(study, plan.storage, options)
+        complete = finished and left_behind(after) is None
     finally:  # however it ended: whoever watches waits for this
-        persist(lambda: events.write("launch_ended", finished=finished))
+        persist(lambda: events.write("launch_ended", finished=complete))
         persist(events.close)
     lease.check()
-    return plan, finished
+    return plan, after, finished

@@ -75,6 +75,16 @@ class Claims:
             return None if cell.create(CLAIM, mine) else self.holder(cell_id)
         return None if found is None or found.token == self._own.token else found
 
+    def take_from_dead(self, cell_id: str) -> Holder | None:
+        """As `take`, but waits until it is known whether who has the cell is alive: one that died elsewhere first looks so."""
+        seen: dict[str, tuple[int, float] | None] = {}
+        while (holder := self.take(cell_id)) is not None:
+            looked = self._looked.get(holder.token)
+            if seen.setdefault(holder.token, looked) != looked:
+                return holder
+            time.sleep(BEAT_S / 10)
+        return None
+
     def release(self, cell_id: str) -> None:
         """Give a cell back, if this launch has it."""
         found = self._read(cell_id)

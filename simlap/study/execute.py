@@ -112,6 +112,7 @@ def _run_race(
         progress=progress,
         log=RaceLog(plan, events, claims),
         fail=lambda cell, reason: _fail(plan, cell, reason, progress, events),
+        claims=claims,
     )
     if first := rounds():
         execute(

@@ -22,13 +22,13 @@ from typing import Any
 
 from simlap.config import canonical_hash, evaluation_id
 from simlap.config.schema import Evaluation
-from simlap.record.attempts import codes_of
-from simlap.record.journal import cell_storage, read_progress, read_rows
+from simlap.record.attempts import codes_of, start_rerun_of
+from simlap.record.journal import cell_storage, read_progress, read_rows, times_rerun
 from simlap.record.view import CellState
 from simlap.storage import Storage
 from simlap.study.capacity import devices
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """An index of another version is not looked at: the journals are read once more."""
 _THREADS = 8
 """Object stores answer many requests at a time."""
@@ -58,6 +58,10 @@ class CellFacts:
     """Bytes of that GPU."""
     codes: list[str] = field(default_factory=list)
     """Hashes of the code that computed what is there of it, where attempts noted it; several: it went on under other code."""
+    reruns: int = 0
+    """How often it was discarded and begun anew."""
+    start_rerun: int | None = None
+    """How often the stage it started from had been, by then; None where it started from none, or did not note it."""
     stamp: str = ""
     """Changes with the run; see above."""
 
@@ -150,7 +154,7 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
     rows = read_rows(cell)
     progress = read_progress(cell, rows)
     if progress.state == "new":
-        return CellFacts()
+        return CellFacts(reruns=times_rerun(cell))
     done = progress.state == "done"
     metrics = progress.rows[-1].metrics if progress.rows else {}
     evaluated = None
@@ -176,6 +180,8 @@ def read_facts(storage: Storage, cell_id: str, wanted: Wanted) -> CellFacts:
         gpu_peak=memory.get("peak"),
         gpu_total=memory.get("total"),
         codes=codes_of(rows),
+        reruns=times_rerun(cell),
+        start_rerun=start_rerun_of(rows),
         stamp=_stamp(storage, cell_id, done=True) if done else before,
     )
 

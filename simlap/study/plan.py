@@ -152,7 +152,8 @@ def make_plan(
         protected = arm is None or arm.protected or stage.cell_id in uses
         trial = trials.get(stage.cell_id) if arm is not None else None
         old = stale.get(stage.cell_id)
-        action = action_of(known, stage.cell_id in stopped and not protected, old, options)
+        is_stopped = stage.cell_id in stopped and not protected
+        action = action_of(known, is_stopped, old, options)
         if action == "failed" and stage.cell_id in tried:
             action = "given_up"
         if arm is None and action == "evaluate":
@@ -162,7 +163,7 @@ def make_plan(
             f"{study.name}/{arm.name}" if arm else stage.checked.experiment.name,
             arm, stage.checked, action, known, stage.start, level, storage,
             selected=trial.selected if trial else chain.arm.name in only, trial=trial.number if trial else None,
-            stale=old == "own",
+            stale=old == "own", is_stopped=is_stopped,
         )  # fmt: skip
 
     cells = [planned(chain, len(chain.stages) - 1) for chain in chains]  # those of trials first
@@ -175,7 +176,7 @@ def make_plan(
     spent = spending(events, index)
     racing = None
     if isinstance(scheduler, Race):
-        from simlap.study.racing import mark, stand  # scipy takes a while to import
+        from simlap.study.racing import mark, stand, without_idle  # scipy takes a while to import
 
         own_cells = cells[len(trials) :]
         racing = stand(study, own_cells, lost=tuning.hopeless)
@@ -184,6 +185,8 @@ def make_plan(
     blocked = blocked_cells([*cells, *before], storage)
     in_the_way = frozenset(cell_id for found in blocked.values() for cell_id in found)
     cells = [replace(cell, selected=False) if cell.cell_id in blocked else cell for cell in cells]
+    if racing is not None:
+        cells = [*cells[: len(trials)], *without_idle(cells[len(trials) :])]
     cells, held_back = _within(cells, budget, spent)
     cells, before = _with_stages(cells, before, storage, tried, in_the_way)
     guard = BudgetGuard(budget, spent) if budget else None

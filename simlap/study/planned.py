@@ -24,7 +24,7 @@ Action = Literal["new", "done", "resume", "evaluate", "stopped", "failed", "give
 """`failed` is run again, `given_up` (failed too) is left alone; `stale` is kept as it is, `rerun` (stale too) is run anew;
 `spared` is not needed by the race, begun or not."""
 Stale = Literal["own", "start"]
-"""Why a run is stale: other code computed some of it (`own`), or what it started from is stale."""
+"""Why a run is stale: other code computed some of it (`own`), or what it started from is stale, or was discarded since."""
 
 
 SYMBOLS: dict[Action, str] = {
@@ -68,6 +68,8 @@ class PlannedCell:
     """Its number, where it is a trial of a search."""
     stale: bool = False
     """Whether other code computed some of what is there of it: it is not to go on from there."""
+    is_stopped: bool = False
+    """Whether this study's own scheduler, as the file has it now, has stopped it."""
     is_later: bool = False
     """Whether it only stands for one that is not known yet, and whose id is not this one's."""
 
@@ -149,7 +151,8 @@ def facts_of(index: Index, chains: Sequence[Chain], undecided: AbstractSet[str])
 
 
 def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> dict[str, Stale]:
-    """Runs that other code computed some of, or that started from one of them; however they ended."""
+    """Runs that other code computed some of, or that started from one of them, or from what a stage was before it was run anew;
+    however they ended."""
     codes: dict[int, str] = {}  # one for all seeds
     stale: dict[str, Stale] = {}
     for chain in chains:
@@ -161,9 +164,14 @@ def stale_cells(chains: Sequence[Chain], facts: dict[str, CellFacts]) -> dict[st
                 codes[id(stage.checked)] = code_of(stage.checked.experiment)
             if any(code != codes[id(stage.checked)] for code in known.codes):
                 stale[stage.cell_id] = "own"
-            elif stage.start in stale:
+            elif stage.start in stale or _is_outrun(known, facts.get(stage.start or "")):
                 stale[stage.cell_id] = "start"
     return stale
+
+
+def _is_outrun(known: CellFacts, stage: CellFacts | None) -> bool:
+    """Whether the stage that a run started from has been run anew since."""
+    return stage is not None and known.start_rerun is not None and known.start_rerun < stage.reruns
 
 
 def action_of(facts: CellFacts, stopped: bool, stale: Stale | None, options: Options) -> Action:

@@ -140,10 +140,17 @@ def mark(racing: Racing, cells: Iterable[PlannedCell], stages: AbstractSet[str])
         stages: ids of cells that others start from: never stopped, and run to their end where these need them.
     """
     needed = racing.needed
-    marked = [_mark(racing, needed.get((cell.line, cell.seed)), cell, cell.cell_id in stages) for cell in cells]
+    return without_idle(
+        _mark(racing, needed.get((cell.line, cell.seed)), cell, cell.cell_id in stages) for cell in cells
+    )
+
+
+def without_idle(cells: Iterable[PlannedCell]) -> list[PlannedCell]:
+    """The cells, those that are needed perhaps not selected where nothing is to be run now: the next look waits for what this
+    launch is to leave alone, and will not come."""
+    marked = [*cells]
     if any(cell.pending and not cell.perhaps for cell in marked):
         return marked
-    # the next look waits for what this launch is to leave alone, and will not come
     return [replace(cell, selected=False) if cell.perhaps else cell for cell in marked]
 
 

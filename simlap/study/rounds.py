@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from simlap.study.claims import Claims
 from simlap.study.plan import Plan
 from simlap.study.planned import Action, PlannedCell
 from simlap.study.progress import Progress
@@ -31,10 +32,14 @@ class Rounds:
         progress: shown to the user.
         log: of the race's decisions.
         fail: what is done with a cell whose stage has failed.
+        claims: against other launches that have the same cells.
     """
 
-    def __init__(self, plan: Plan, *, progress: Progress, log: RaceLog, fail: Fail) -> None:
+    def __init__(
+        self, plan: Plan, *, progress: Progress, log: RaceLog, fail: Fail, claims: Claims | None = None
+    ) -> None:
         assert plan.racing is not None
+        self._claims = claims
         self._plan, self._progress, self._log, self._fail = plan, progress, log, fail
         self._cells = {cell.cell_id: _open(cell) for cell in plan.cells}
         self._stages = {stage.cell_id: stage for stage in plan.stages}
@@ -120,11 +125,12 @@ class Rounds:
         """The cells as they are handed out. What is to be run anew loses what other code computed only now: the race might have
         ended without it."""
         every = (cell for cell in (*self._stages.values(), *self._cells.values()) if cell.selected)
-        again = with_users([cell for cell in cells if cell.action == "rerun"], every)
+        # as it is now: it may have gone with the stage that it started from
+        again = with_users([cell for cell in cells if self._home(cell)[cell.cell_id].action == "rerun"], every)
         if again:
-            discard(self._plan.storage, again)
+            discard(self._plan.storage, again, self._claims)
         for cell in again:
-            home = self._cells if cell.arm is not None else self._stages
+            home = self._home(cell)
             home[cell.cell_id] = emptied(home[cell.cell_id])
             self._progress.anew(cell.cell_id)
         return [emptied(cell) if cell.action == "rerun" else cell for cell in cells]
@@ -133,16 +139,18 @@ class Rounds:
         """Look at what a cell has come to."""
         now = _open(replace(cell.reread(), action="resume"))
         self._tried.add(cell.cell_id)
-        home = self._cells if cell.arm is not None else self._stages
+        home = self._home(cell)
         home[cell.cell_id] = replace(now, selected=home[cell.cell_id].selected, until=None)
         if now.facts.state == "failed" and cell.cell_id in self._plan.uses and cell.cell_id not in self._broken:
             self._broken[cell.cell_id] = (
                 f"{cell.line} · seed {cell.seed} ({cell.cell_id}), which it starts from, failed: {now.facts.reason}"
             )
 
+    def _home(self, cell: PlannedCell) -> dict[str, PlannedCell]:
+        return self._cells if cell.arm is not None else self._stages
+
     def _ended(self, cell: PlannedCell) -> bool:
-        home = self._cells if cell.arm is not None else self._stages
-        return home[cell.cell_id].facts.state in ("done", "failed")
+        return self._home(cell)[cell.cell_id].facts.state in ("done", "failed")
 
     def _is_left(self, given: PlannedCell) -> bool:
         """Whether it has not come as far as it was to."""

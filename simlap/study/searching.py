@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist, read_events
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
@@ -23,6 +24,7 @@ def run_searches(
     run: Callable[[Plan], bool],
     replanned: Callable[[Plan], None],
     events: EventLog,
+    claims: Claims | None = None,
 ) -> tuple[Plan, bool]:
     """Run trials until every search is over. Returns the plan with the arms' cells then, and whether it came to that.
 
@@ -35,6 +37,7 @@ def run_searches(
         run: runs a plan; False where something is left to run.
         replanned: told of each new plan, before it is saved.
         events: of the study.
+        claims: against other launches that have the same cells.
     """
     if not searches(plan):
         return plan, True
@@ -55,16 +58,16 @@ def run_searches(
         if not run(batch):
             return plan, False
         tried |= {cell.cell_id for cell in batch.pending}
-        plan = _again(plan, study, options, frozenset(tried))
+        plan = _again(plan, study, options, frozenset(tried), claims)
         replanned(plan)
         plan.save()
 
 
-def _again(plan: Plan, study: Study, options: Options, tried: frozenset[str]) -> Plan:
+def _again(plan: Plan, study: Study, options: Options, tried: frozenset[str], claims: Claims | None) -> Plan:
     """The plan as results have it now. The budget goes on being counted by the guard that saw the trials run."""
     made = make_plan(study, plan.storage, options, tried=tried)
     if stale := to_rerun(made):
-        discard(plan.storage, stale)
+        discard(plan.storage, stale, claims)
         made = make_plan(study, plan.storage, options, tried=tried)
     return replace(made, guard=plan.guard)
 

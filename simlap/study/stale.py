@@ -3,18 +3,20 @@ discarded then, and only then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
-from simlap.record.journal import cell_storage
+from simlap.errors import UserError
+from simlap.record.journal import RERUN, cell_storage, times_rerun
 from simlap.storage import Storage
+from simlap.study.claims import CLAIM, Claims
 from simlap.study.index import CellFacts, forget
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 
 _IN_ORDER = ("checkpoints", "evaluations", "result.json", "journal", "logs", "provenance.json", "config.yaml")
 """A kill in between leaves a run that is stale still, or one that was never finished and has no checkpoint: both begin anew."""
-_COUNT = "rerun.json"
 
 
 def to_rerun(plan: Plan) -> list[PlannedCell]:
@@ -33,37 +35,66 @@ def with_users(cells: Sequence[PlannedCell], everything: Iterable[PlannedCell]) 
     return [*found.values()]
 
 
-def left_behind(plan: Plan) -> str | None:
-    """What other code has begun and did not finish, in words: nothing goes on from it by itself. None where there is nothing."""
+def unfinished(plan: Plan) -> set[str]:
+    """Ids of runs that other code began, that the study wants more of, and that nothing goes on from by itself."""
     needed = plan.racing.needed if plan.racing is not None else None
-    cells = [
-        cell
+    return {
+        cell.cell_id
         for cell in (*plan.trials, *plan.cells)
-        if cell.action == "stale" and cell.selected and cell.facts.state not in ("done", "stopped")
-        if needed is None or cell.trial is not None or (cell.line, cell.seed) in needed
-    ]
-    count = len({cell.cell_id for cell in cells} | plan.in_the_way)
-    if not count:
+        if cell.action == "stale" and cell.selected and cell.facts.state != "done"
+        if (not cell.is_stopped if needed is None else (cell.line, cell.seed) in needed) or cell.trial is not None
+    }
+
+
+def left_behind(plan: Plan) -> str | None:
+    """What other code has begun and did not finish, in words. None where there is nothing."""
+    found = unfinished(plan) | plan.in_the_way
+    if not found:
         return None
     waits = ", with what starts from them" if plan.in_the_way else ""
-    return f"unfinished runs that other code began: {count}, left as they are{waits}; `--rerun stale` runs them anew"
+    told = (
+        f"unfinished runs that other code began: {len(found)}, left as they are{waits}; `--rerun stale` runs them anew"
+    )
+    if claimed := sum(cell_storage(plan.storage, cell_id).exists(CLAIM) for cell_id in found):
+        told += f". Another launch may be at work on {claimed} of them: let it end first"
+    return told
 
 
-def discard(storage: Storage, cells: Sequence[PlannedCell]) -> None:
-    """Delete what these runs hold. Only for who holds the study."""
-    forget(storage, (cell.cell_id for cell in cells))
-    for cell in cells:
-        folder = cell_storage(storage, cell.cell_id)
-        folder.write_json(_COUNT, {"times": times_rerun(folder) + 1})
-        for name in _IN_ORDER:
-            folder.delete(name)
+def discard(storage: Storage, cells: Sequence[PlannedCell], claims: Claims | None = None) -> None:
+    """Delete what these runs hold. Only for who holds the study. Raises UserError, before anything is deleted, where another
+    launch is at work on one of them (`claims`)."""
+    with _claimed(storage, cells, claims):
+        forget(storage, (cell.cell_id for cell in cells))
+        # what started from a stage goes before it, which is what tells that it is stale, should a kill come in between
+        for cell in sorted(cells, key=lambda cell: -cell.level):
+            folder = cell_storage(storage, cell.cell_id)
+            folder.write_json(RERUN, {"times": times_rerun(folder) + 1})
+            for name in _IN_ORDER:
+                folder.delete(name)
+
+
+@contextmanager
+def _claimed(storage: Storage, cells: Sequence[PlannedCell], claims: Claims | None) -> Iterator[None]:
+    """Have all of these cells, or none."""
+    if claims is None:
+        yield
+        return
+    taken: list[str] = []
+    try:
+        for cell in cells:
+            if (holder := claims.take_from_dead(cell.cell_id)) is not None:
+                raise UserError(
+                    f"{cell.line} · seed {cell.seed} is to be run anew, and {holder} is at work on it: wait for that launch or "
+                    "stop it, then run the same command",
+                    file=storage.describe(f"cells/{cell.cell_id}/{CLAIM}"),
+                )
+            taken.append(cell.cell_id)
+        yield
+    finally:
+        for cell_id in taken:
+            claims.release(cell_id)
 
 
 def emptied(cell: PlannedCell) -> PlannedCell:
     """A cell after `discard`."""
     return replace(cell, action="new", facts=CellFacts(), stale=False, perhaps=False)
-
-
-def times_rerun(cell: Storage) -> int:
-    """How often a run was discarded and begun anew. MLflow then has a run for each time: what it was told stays told."""
-    return int(cell.read_json(_COUNT)["times"]) if cell.exists(_COUNT) else 0

@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from simlap.config.schema import Resources
-from simlap.record.journal import cell_storage, next_attempt
+from simlap.record.journal import cell_storage, next_attempt, times_rerun
 from simlap.record.provenance import code_facts
 from simlap.run.launch import trainer
 from simlap.run.logs import CellLog
@@ -21,7 +21,6 @@ from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
-from simlap.study.stale import times_rerun
 from simlap.train import loop
 from simlap.train.world import World
 

@@ -134,15 +134,16 @@ def test_a_plan_tells_what_other_code_began(
     made = make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs"))
     pretend(made.cells[0], "interrupted", 1, code="old")
     pretend(made.cells[1], code="old")
+    pretend(made.cells[2], "stopped", 1, code="old")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["simlap", "plan", "study.yaml"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == cli.OK
     told = " ".join(capsys.readouterr().out.split())
-    assert "4 of 6 cells to run" in told
+    assert "3 of 6 cells to run" in told
     assert "1 cells were computed by other code and are kept; `--rerun stale` runs them anew" in told
-    assert "unfinished runs that other code began: 1, left as they are; `--rerun stale` runs them anew" in told
+    assert "unfinished runs that other code began: 2, left as they are; `--rerun stale` runs them anew" in told
 
 
 def test_a_report_that_cannot_be_written(

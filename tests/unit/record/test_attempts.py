@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simlap.record.attempts import codes_of
+from simlap.record.attempts import codes_of, start_rerun_of
 
 Row = dict[str, Any]
 
@@ -48,3 +48,14 @@ def end(state: str, epoch: int) -> Row:
 )
 def test_codes_of_what_counts(rows: list[Row], codes: list[str]) -> None:
     assert codes_of(rows) == codes
+
+
+def test_the_stage_that_counts_is_the_one_of_the_last_beginning() -> None:
+    def noted(epoch: int, times: int | None, step: int = 0) -> Row:
+        return {**start(epoch, "a", step), "provenance": {} if times is None else {"start_rerun": times}}
+
+    assert start_rerun_of([]) is None
+    assert start_rerun_of([noted(0, None), *epochs(1), noted(1, 1)]) is None, "begun when nobody noted it"
+    assert start_rerun_of([noted(0, 0), *epochs(1), noted(1, 1), end("done", 3)]) == 0
+    assert start_rerun_of([noted(0, 0), end("interrupted", 0), noted(0, 1, step=3)]) == 0
+    assert start_rerun_of([noted(0, 0), *epochs(1), noted(0, 1), *epochs(1)]) == 1

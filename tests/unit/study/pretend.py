@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from simlap.config import evaluation_id, yaml
 from simlap.record.code import code_hash
-from simlap.record.journal import Journal, cell_storage, next_attempt, read_result
+from simlap.record.journal import Journal, cell_storage, next_attempt, read_result, times_rerun
 from simlap.study.lease import Lease
 from simlap.study.planned import PlannedCell
 
@@ -52,7 +53,9 @@ def pretend(
         }
         for e in range(begun + 1, epoch + 1)
     ]
-    provenance = {"code": code or code_hash()}
+    provenance: dict[str, Any] = {"code": code or code_hash()}
+    if cell.start is not None and not cell.start.startswith("weights:"):
+        provenance["start_rerun"] = times_rerun(cell_storage(cell.storage, cell.start))
     journal.write({"type": "start", "from_epoch": begun, "from_step": 0, "provenance": provenance}, *rows)
     if state == "done":
         known = read_result(folder)

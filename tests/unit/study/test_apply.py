@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
+from simlap.cli.app import FAILED
+from simlap.cli.study import _print_outcome
 from simlap.config import yaml
+from simlap.errors import UserError
+from simlap.record.ship import ShipReport
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study import apply as launch
 from simlap.study import execute
 from simlap.study.claims import Claims
-from simlap.study.events import EventLog
+from simlap.study.events import EventLog, read_events
 from simlap.study.lease import Lease, LostLeaseError
+from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import Study, load_study
 from tests.tiny import TREE
@@ -47,6 +53,9 @@ class Shipper:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def finish(self) -> ShipReport:
+        return ShipReport()
+
     def abandon(self) -> None:
         Shipper.abandoned = True
 
@@ -66,8 +75,9 @@ def load(folder: Path, text: str = STUDY) -> Study:
     return load_study(folder / "study.yaml")
 
 
-def apply(study: Study, storage: Storage) -> launch.Outcome:
-    return launch.apply(study, storage, address=None, tracking_uri="", console=Console(file=io.StringIO()))
+def apply(study: Study, storage: Storage, options: Options | None = None) -> launch.Outcome:
+    console = Console(file=io.StringIO())
+    return launch.apply(study, storage, address=None, tracking_uri="", console=console, options=options)
 
 
 @pytest.mark.parametrize("budget", ["{device_hours: 1e-6}", "{cells: 4}", "{cells: 4, device_hours: 1e-6}"])
@@ -94,6 +104,45 @@ def test_what_is_left_of_a_study_whose_budget_is_used_up_is_refused(tmp_path: Pa
         pretend(cell)
     outcome = apply(study, storage)
     assert (outcome.budget, outcome.finished, outcome.ran) == (said, False, 0)
+
+
+def test_a_launch_that_leaves_runs_of_other_code_has_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, study = Storage(tmp_path / "runs"), load(tmp_path)
+    pretend(make_plan(study, storage).cells[0], "interrupted", 1, code="old")
+
+    def run_plan(plan: Plan, **options: Any) -> bool:
+        for cell in plan.pending:
+            pretend(cell)
+        return True
+
+    monkeypatch.setattr(execute, "run_plan", run_plan)
+    outcome = apply(study, storage)
+    assert (outcome.ran, "began: 1" in str(outcome.left)) == (3, True)
+    assert read_events(storage.child("studies", "small"))[-1]["finished"] is False
+    with pytest.raises(typer.Exit) as ended:
+        _print_outcome(outcome, "")
+    assert ended.value.exit_code == FAILED
+    again = apply(study, storage)
+    with pytest.raises(typer.Exit) as ended:
+        _print_outcome(again, "")
+    assert (again.ran, ended.value.exit_code) == (0, FAILED)
+    rerun = apply(study, storage, Options(rerun_stale=True))
+    assert (rerun.ran, rerun.left) == (1, None)
+    assert read_events(storage.child("studies", "small"))[-1]["finished"] is True
+    _print_outcome(rerun, "")
+
+
+def test_a_launch_does_not_discard_what_another_one_is_at_work_on(tmp_path: Path) -> None:
+    storage, study = Storage(tmp_path / "runs"), load(tmp_path)
+    cell = make_plan(study, storage).cells[0]
+    pretend(cell, "running", 1, code="old")
+    with Lease(storage.child("studies", "other"), beat_s=0.01) as theirs:
+        Claims(storage, "other", theirs).take(cell.cell_id)
+        with pytest.raises(UserError, match="study other"):
+            apply(study, storage, Options(rerun_stale=True))
+    assert make_plan(study, storage).cells[0].action == "stale"
 
 
 def test_a_study_that_is_taken_over_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,26 @@ def test_a_lease_that_stands_still_is_dead_by_the_readers_clock_alone(tmp_path: 
         assert two.take("x") is None
 
 
+def test_who_insists_waits_until_a_dead_launch_is_known_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, now = Storage(tmp_path), 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("simlap.study.claims.time", SimpleNamespace(sleep=sleep))
+    claims = Claims(storage, "b", Lease(storage.child("studies", "b")), clock=lambda: now)
+    lease = {"token": "t", "counter": 5, "host": "far", "machine": "far", "pid": 1, "process_started": 0}
+    storage.child("studies", "a").write_json("lease.json", lease)
+    for cell_id in ("x", "y"):
+        storage.write_json(f"cells/{cell_id}/claim.json", {**vars(claims._own), "token": "t", "study": "a"})
+    assert claims.take_from_dead("x") is None
+    assert POLLS * BEAT_S < now < (POLLS + 1) * BEAT_S
+    waited = now
+    assert claims.take_from_dead("y") is None
+    assert now == waited, "once for all that it had"
+
+
 def test_a_claim_in_pieces_is_nobodys(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.write("cells/x/claim.json", b'{"tok')

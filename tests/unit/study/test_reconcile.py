@@ -19,7 +19,7 @@ import simlap.train.check  # noqa: F401 - torch is here: the checks need no proc
 from simlap.config import cell_id, yaml
 from simlap.errors import ConfigError, DataError, UserError
 from simlap.record.code import code_hash, hash_of, modules
-from simlap.record.journal import cell_storage
+from simlap.record.journal import cell_storage, times_rerun
 from simlap.storage import Storage
 from simlap.study import checks
 from simlap.study import gc as collector
@@ -32,7 +32,7 @@ from simlap.study.plan import Plan, make_plan
 from simlap.study.power import smallest_difference
 from simlap.study.saved import superseded
 from simlap.study.spec import Study, load_study
-from simlap.study.stale import discard, times_rerun, to_rerun
+from simlap.study.stale import discard, to_rerun
 from tests.tiny import TREE
 from tests.unit.study.pretend import EPOCH_S, pretend
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
-from simlap.record.journal import cell_storage, read_race
+from simlap.record.journal import cell_storage, read_race, times_rerun
 from simlap.study.options import Options
 from simlap.study.plan import Plan
-from simlap.study.stale import times_rerun, to_rerun
+from simlap.study.stale import to_rerun
 from tests.unit.study.pretend import pretend
 from tests.unit.study.runner import Killed, Runner
 

@@ -13,19 +13,21 @@ from rich.console import Console
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
 from simlap.config import yaml
-from simlap.record.journal import read_race
+from simlap.errors import UserError
+from simlap.record.journal import cell_storage, read_race, times_rerun
 from simlap.storage import Storage
 from simlap.study.budget import Budget
 from simlap.study.claims import Claims
 from simlap.study.events import read_events
 from simlap.study.lease import Lease
 from simlap.study.options import Options
-from simlap.study.plan import make_plan
+from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog, record_race
 from simlap.study.rounds import Rounds
 from simlap.study.spec import load_study
+from simlap.study.stale import discard, left_behind, to_rerun
 from tests.tiny import TREE
 from tests.unit.study.pretend import pretend, take_over
 from tests.unit.study.runner import EFFECTS, STUDY, Killed, Runner
@@ -216,6 +218,69 @@ scheduler: {kind: race, first_seeds: 3, step: 1, futility_epochs: [1]}
 """
 
 
+def staged(tmp_path: Path, options: Options | None = None) -> Plan:
+    (tmp_path / "first.yaml").write_text(yaml.dump({**TREE, "name": "first"}))
+    base = {**TREE, "name": "tuned", "pretrain": "first.yaml", "method": {"kind": "supervised"},
+            "evaluate": [{"kind": "probe"}]}  # fmt: skip
+    (tmp_path / "base.yaml").write_text(yaml.dump(base))
+    (tmp_path / "study.yaml").write_text(STAGED)
+    return make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs"), options)
+
+
+def rounds_of(made: Plan, claims: Claims | None = None) -> Rounds:
+    return Rounds(
+        made,
+        progress=Progress(made, Console(file=io.StringIO())),
+        log=RaceLog(made),
+        fail=lambda cell, reason: pretend(cell, "failed", 0),
+        claims=claims,
+    )
+
+
+def test_what_goes_with_its_stage_is_discarded_once(tmp_path: Path) -> None:
+    made, again = staged(tmp_path), Options(rerun_stale=True)
+    for stage in made.stages:
+        pretend(stage, code="old")
+    for cell in made.cells:
+        pretend(cell, value=0.5)
+    discard(made.storage, to_rerun(staged(tmp_path, again)))
+    made = staged(tmp_path, again)
+    rounds = rounds_of(made)
+    while batch := rounds():
+        for cell in batch:
+            value = 0.5 + (cell.line == "lr=0.02") * [0.3, 0.1, 0.2, 0.2][cell.seed]
+            pretend(cell, "done" if cell.until is None else "interrupted", cell.until, value=value)
+    assert rounds.finished
+    times = {(cell.line, cell.seed): times_rerun(cell_storage(made.storage, cell.cell_id)) for cell in made.everything}
+    assert times == dict.fromkeys(times, 1)
+
+
+def test_a_race_does_not_discard_what_another_launch_is_at_work_on(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    for cell in runner.plan().cells:
+        pretend(cell, code="old", value=0.5)
+    made, studies = runner.plan(Options(rerun_stale=True)), runner.storage.child("studies")
+    with Lease(studies.child("other"), beat_s=0.01) as theirs, Lease(studies.child("small"), beat_s=0.01) as ours:
+        Claims(runner.storage, "other", theirs).take(made.cells[2].cell_id)
+        with pytest.raises(UserError, match="seed 0 is to be run anew, and study other"):
+            rounds_of(made, Claims(runner.storage, "small", ours))()
+    assert {cell.action for cell in runner.plan().cells} == {"stale"}
+
+
+def test_what_an_edited_race_goes_on_with_is_told_where_other_code_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(tmp_path, STUDY.replace("futility: 0.1", "futility: 0.49"))
+    assert runner.launch()
+    stopped = sum(state == "stopped" for state, _ in runner.states().values())
+    monkeypatch.setattr("simlap.study.planned.code_of", lambda experiment: "of later")
+    assert left_behind(runner.plan()) is None
+    runner.text = STUDY.replace("futility: 0.1", "futility: 0.001")
+    made = runner.plan()
+    assert made.pending == []
+    assert f"began: {stopped}" in str(left_behind(made))
+
+
 def test_stages_come_first_and_only_those_that_are_needed(tmp_path: Path) -> None:
     def launch(fails: Callable[[PlannedCell], bool]) -> list[list[tuple[str, int, int | None]]]:
         made = make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs"))
@@ -236,12 +301,7 @@ def test_stages_come_first_and_only_those_that_are_needed(tmp_path: Path) -> Non
         assert rounds.finished
         return batches
 
-    (tmp_path / "first.yaml").write_text(yaml.dump({**TREE, "name": "first"}))
-    base = {**TREE, "name": "tuned", "pretrain": "first.yaml", "method": {"kind": "supervised"},
-            "evaluate": [{"kind": "probe"}]}  # fmt: skip
-    (tmp_path / "base.yaml").write_text(yaml.dump(base))
-    (tmp_path / "study.yaml").write_text(STAGED)
-    made = make_plan(load_study(tmp_path / "study.yaml"), Storage(tmp_path / "runs"))
+    made = staged(tmp_path)
     assert [(stage.seed, stage.perhaps) for stage in made.stages] == [(0, False), (1, False), (2, False), (3, True)]
     batches = launch(lambda cell: cell.arm is None and cell.seed == 1)
     assert batches[0] == [("pretrain", seed, None) for seed in range(3)]
@@ -250,3 +310,13 @@ def test_stages_come_first_and_only_those_that_are_needed(tmp_path: Path) -> Non
     assert race is not None
     assert race.over
     assert race.decisions["lr=0.02"].verdict == "undecided"
+
+
+def test_nothing_runs_perhaps_where_all_that_is_needed_is_blocked(tmp_path: Path) -> None:
+    made = staged(tmp_path)
+    for stage in made.stages[:3]:
+        pretend(stage, "interrupted", 1, code="old")
+    made = staged(tmp_path)
+    assert made.pending == []
+    assert "3, left as they are, with what starts from them" in str(left_behind(made))
+    assert {stage.action for stage in staged(tmp_path, Options(rerun_stale=True)).stages} == {"rerun", "new"}

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from simlap.config import yaml
-from simlap.record.journal import Journal, cell_storage, next_attempt, read_study
+from simlap.record.journal import RERUN, Journal, cell_storage, next_attempt, read_study
 from simlap.run.worker import CellTask, run_cell
 from simlap.storage import Storage
 from simlap.study import execute
@@ -92,7 +92,10 @@ def test_cells_that_are_done_need_no_stage(tmp_path: Path) -> None:
     made = plan(tmp_path, STUDY.replace("seeds: 2", "seeds: 1").replace("[0.01, 0.02]", "[0.01]"))
     (stage,), (cell,) = made.stages, made.cells
     run(made, stage)
+    cell_storage(made.storage, stage.cell_id).write_json(RERUN, {"times": 2})
     run(made, cell)
+    noted = [started.reread().facts for started in (stage, cell)]
+    assert [(facts.reruns, facts.start_rerun) for facts in noted] == [(2, None), (0, 2)]
     made.storage.delete(f"cells/{stage.cell_id}")
     again = make_plan(made.study, made.storage)
     assert again.pending == []

@@ -10,12 +10,16 @@ import pytest
 
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
 from simlap.config import yaml
+from simlap.errors import UserError
 from simlap.record.journal import read_cell, read_study
 from simlap.storage import Storage
+from simlap.study.claims import Claims
 from simlap.study.events import EventLog
+from simlap.study.lease import Lease
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell
+from simlap.study.searching import _again
 from simlap.study.spec import load_study
 from simlap.study.stale import discard, left_behind, to_rerun
 from tests.tiny import TREE
@@ -66,6 +70,41 @@ def test_code_that_was_mixed_within_a_run_is_seen(tmp_path: Path) -> None:
     rerun(plan(tmp_path, options=RERUN))
     pretend(plan(tmp_path).cells[0])
     assert actions(plan(tmp_path))[0] == "done"
+
+
+def test_what_another_launch_is_at_work_on_is_not_discarded(tmp_path: Path) -> None:
+    first = plan(tmp_path)
+    for cell in first.cells[:2]:
+        pretend(cell, code="old")
+    pretend(first.cells[2], "running", 1, code="old")
+    asked, storage = plan(tmp_path, options=RERUN), first.storage
+    studies = storage.child("studies")
+    with Lease(studies.child("other"), beat_s=0.01) as theirs, Lease(studies.child("small"), beat_s=0.01) as ours:
+        claims, others = Claims(storage, "small", ours), Claims(storage, "other", theirs)
+        assert others.take(first.cells[2].cell_id) is None
+        with pytest.raises(
+            UserError, match=r"claim.json: lr=0.01 · seed 1 is to be run anew, and study other, process"
+        ):
+            discard(storage, to_rerun(asked), claims)
+        assert actions(plan(tmp_path)) == ["stale", "stale", "stale", "new"], "nothing was deleted"
+        assert others.take(first.cells[0].cell_id) is None, "nor kept from others"
+        assert "Another launch may be at work on 1 of them" in str(left_behind(plan(tmp_path)))
+        for cell in first.cells:
+            others.release(cell.cell_id)
+        discard(storage, to_rerun(asked), claims)
+        assert actions(plan(tmp_path)) == ["new"] * 4
+        assert others.take(first.cells[2].cell_id) is None
+
+
+def test_no_launch_discards_what_another_one_has_between_trials(tmp_path: Path) -> None:
+    first = plan(tmp_path)
+    pretend(first.cells[0], code="old")
+    studies = first.storage.child("studies")
+    with Lease(studies.child("other"), beat_s=0.01) as theirs, Lease(studies.child("small"), beat_s=0.01) as ours:
+        Claims(first.storage, "other", theirs).take(first.cells[0].cell_id)
+        with pytest.raises(UserError, match="study other"):
+            _again(first, first.study, RERUN, frozenset(), Claims(first.storage, "small", ours))
+    assert actions(plan(tmp_path))[0] == "stale"
 
 
 @pytest.mark.parametrize("state", ["interrupted", "running", "stopped"])
@@ -148,11 +187,74 @@ def test_what_started_from_a_stage_that_is_run_anew_goes_with_it(tmp_path: Path)
     assert [cell.cell_id for cell in to_rerun(perhaps)] == [first.stages[0].cell_id, first.cells[0].cell_id]
 
 
-def test_a_search_waits_for_a_trial_that_other_code_began(tmp_path: Path) -> None:
+def test_a_kill_while_a_stage_is_discarded_leaves_what_started_from_it_marked(tmp_path: Path) -> None:
+    first = staged(tmp_path)
+    pretend(first.stages[0], code="old")
+    pretend(first.cells[0])
+    cells = to_rerun(staged(tmp_path, options=RERUN))
+    assert len(cells) == 2
+    life = 0
+
+    def mortal(self: Storage, path: str) -> None:
+        nonlocal life
+        if not life:
+            raise KeyboardInterrupt
+        life -= 1
+        delete(self, path)
+
+    delete = Storage.delete
+    for steps in range(14):
+        life = steps
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Storage, "delete", mortal)
+            with pytest.raises(KeyboardInterrupt):
+                discard(first.storage, cells)
+        assert actions(staged(tmp_path))[0] != "done"
+    discard(first.storage, cells)
+    assert actions(staged(tmp_path))[0] == "new"
+
+
+def test_what_only_an_earlier_scheduler_stopped_is_told(tmp_path: Path) -> None:
+    first = plan(tmp_path, STUDY + ASHA)
+    cell = first.cells[-1]
+    pretend(cell, "stopped", 1, code="old")
+    events = EventLog(first.storage.child("studies", "small"))
+    events.write("cell_stopped", **cell.place, scheduler=first.study.spec.scheduler.model_dump(), reason="behind")
+    assert left_behind(plan(tmp_path, STUDY + ASHA)) is None
+    assert "began: 1" in str(left_behind(plan(tmp_path, STUDY + ASHA.replace("epochs: 1", "epochs: 2"))))
+    assert "began: 1" in str(left_behind(plan(tmp_path)))
+
+
+def test_what_started_from_a_stage_before_it_was_run_anew_stays_marked(tmp_path: Path) -> None:
+    """Whoever was not asked for, or is another study's."""
+    first = staged(tmp_path)
+    pretend(first.stages[0], code="old")
+    for cell in first.cells[:2]:
+        pretend(cell)
+    staged(tmp_path).save()
+    only = Options(rerun_stale=True, only=("lr=0.02",))
+    assert [cell.cell_id for cell in rerun(staged(tmp_path, options=only))] == [
+        first.stages[0].cell_id, first.cells[1].cell_id,
+    ]  # fmt: skip
+    assert actions(staged(tmp_path))[:2] == ["stale", "new"]
+    pretend(staged(tmp_path).stages[0])
+    pretend(staged(tmp_path).cells[1])
+    made = staged(tmp_path)
+    made.save()
+    for again in (made, staged(tmp_path)):
+        assert [again.stages[0].action, *actions(again)[:2]] == ["done", "stale", "done"]
+    asked = staged(tmp_path, options=RERUN)
+    assert [cell.cell_id for cell in rerun(asked)] == [first.cells[0].cell_id]
+    pretend(staged(tmp_path).cells[0])
+    assert actions(staged(tmp_path))[:2] == ["done", "done"]
+
+
+@pytest.mark.parametrize("state", ["interrupted", "stopped"])
+def test_a_search_waits_for_a_trial_that_other_code_began(tmp_path: Path, state: str) -> None:
     text = STUDY + "search: {factors: {wd: {path: optim.weight_decay, levels: [0.0, 0.1]}}, trials: 1}\n"
     first = plan(tmp_path, text)
     for trial in first.trials:
-        pretend(trial, "interrupted", 1, code="old")
+        pretend(trial, state, 1, code="old")
     made = plan(tmp_path, text)
     assert {trial.action for trial in made.trials} == {"stale"}
     assert made.pending == []
