@@ -126,7 +126,8 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
     """Worker groups fill the machine, ASHA ends some of them early, and the next ones still find room."""
-    study = STUDY.replace("epochs: 30", "epochs: 2").replace("seeds: 2", "seeds: 1") + (
+    # a worker group goes on while the scheduler decides: enough epochs for the decision to reach it
+    study = STUDY.replace("epochs: 30", "epochs: 20").replace("seeds: 2", "seeds: 1") + (
         "resources: {workers: 2}\n"
         "scheduler: {kind: asha, grace_epochs: 1, reduction_factor: 2}\n"
         # the first epoch's loss is highest for the baseline, which comes first: the others are stopped at the first rung
@@ -141,7 +142,6 @@ def test_cells_of_two_workers_with_asha(tmp_path: Path) -> None:
     }  # fmt: skip
     for cell in cells.values():
         assert cell.provenance["world_size"] == 2
-        # a worker group goes on while the scheduler decides: its last epoch may be a later one than that of the decision
         assert cell.state == "done" or "at epoch 1 is not among the best" in (cell.reason or "")
     planned = lab.run("plan", "study.yaml")
     assert "0 of 3 cells to run" in planned.stdout
