@@ -30,7 +30,7 @@ from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog
 from simlap.study.rounds import Rounds
 from simlap.study.schedule import InOrder, build_scheduler
-from simlap.study.stages import goes_on
+from simlap.study.stages import broken_by, goes_on
 from simlap.study.trainable import CellTrainable, train_driver, trial_config
 from simlap.study.waiting import Attempt
 from simlap.study.watch import StudyCallback
@@ -62,7 +62,7 @@ def run_plan(
     if plan.racing is not None:
         return _run_race(plan, progress=progress, events=events, retries=retries, slots=slots, claims=claims)
     # cell id -> why nothing can start from it; at first what failed in an earlier batch of this launch
-    broken = {stage.cell_id: _lost(stage) for stage in plan.stages if stage.action == "given_up"}
+    broken = {stage.cell_id: broken_by(stage, stage.view.reason) for stage in plan.stages if stage.action == "given_up"}
     tried: set[str] = set()
 
     def run(cells: Sequence[PlannedCell], scheduler: TrialScheduler) -> bool:
@@ -85,16 +85,12 @@ def run_plan(
         tried |= {cell.cell_id for cell in wave}
         plan = plan.reread(cell.cell_id for cell in stages)
         broken |= {
-            stage.cell_id: _lost(stage)
+            stage.cell_id: broken_by(stage, stage.view.reason)
             for stage in plan.pending
             if stage.action == "failed" and stage.cell_id in tried - broken.keys()
         }
     cells = startable([cell for cell in plan.cells if cell.pending and cell.cell_id not in tried])
     return not cells or run(cells, build_scheduler(plan))
-
-
-def _lost(stage: PlannedCell) -> str:
-    return f"{stage.line} · seed {stage.seed} ({stage.cell_id}), which it starts from, failed: {stage.view.reason}"
 
 
 def _run_race(

@@ -17,7 +17,7 @@ from simlap.study.planned import Action, PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.racelog import RaceLog
 from simlap.study.racing import Racing, mark, stand
-from simlap.study.stages import goes_on, needed_stages
+from simlap.study.stages import broken_by, goes_on, needed_stages
 from simlap.study.stale import discard, emptied, with_users
 
 Fail = Callable[[PlannedCell, str], None]
@@ -142,9 +142,7 @@ class Rounds:
         home = self._home(cell)
         home[cell.cell_id] = replace(now, selected=home[cell.cell_id].selected, until=None)
         if now.facts.state == "failed" and cell.cell_id in self._plan.uses and cell.cell_id not in self._broken:
-            self._broken[cell.cell_id] = (
-                f"{cell.line} · seed {cell.seed} ({cell.cell_id}), which it starts from, failed: {now.facts.reason}"
-            )
+            self._broken[cell.cell_id] = broken_by(cell, now.facts.reason)
 
     def _home(self, cell: PlannedCell) -> dict[str, PlannedCell]:
         return self._cells if cell.arm is not None else self._stages

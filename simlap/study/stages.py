@@ -49,6 +49,11 @@ def find_uses(chains: Sequence[Chain]) -> dict[str, Use]:
     }
 
 
+def broken_by(stage: PlannedCell, reason: str | None) -> str:
+    """Why what starts from a stage that failed fails."""
+    return f"{stage.line} · seed {stage.seed} ({stage.cell_id}), which it starts from, failed: {reason}"
+
+
 def goes_on(cell: PlannedCell, storage: Storage) -> bool:
     """Whether it has a valid checkpoint of its own, and so does without the stage that it started from."""
     if cell.facts.state == "new" or cell.action == "rerun":

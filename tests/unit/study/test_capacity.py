@@ -183,19 +183,23 @@ def test_what_can_never_fit_now_is_left_to_ray() -> None:
 def test_many_small_cells_go_on_when_the_node_of_a_large_one_is_lost() -> None:
     """One GPU cell, whose node was preempted, among many CPU cells."""
     feeding = feed(cells(Resources(), Resources(gpus_per_worker=1), *[Resources()] * (3 * PASSES)), Node(2, 0))
-    ran: list[str] = []
     running = started(feeding)
     assert [cell for _, cell in running] == ["0", "1", "2"], "the GPU cell is with Ray, which an autoscaler sees"
     gpu = running.pop(1)[0]
-    while running:
-        trial, cell = running.pop(0)
-        ran.append(cell)
-        feeding.on_trial_complete(trial)
-        running += started(feeding)
-    assert len(ran) == 3 * PASSES + 1
+    assert run_out(feeding, running) == 3 * PASSES + 1
     assert not feeding.is_finished(), "the GPU cell waits"
     feeding.on_trial_complete(gpu)
     assert feeding.is_finished()
+
+
+def run_out(feeding: Feed, running: list[tuple[str, str]]) -> int:
+    """End these, and whatever starts in their place, until nothing does. How many there were."""
+    ran = 0
+    while running:
+        feeding.on_trial_complete(running.pop(0)[0])
+        running += started(feeding)
+        ran += 1
+    return ran
 
 
 def test_a_node_that_comes_back_holds_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,13 +226,7 @@ def test_a_limit_of_one_kind_keeps_no_other_waiting() -> None:
     running = started(feeding)
     assert [cell for _, cell in running] == ["0", "1", "3"]
     group = running.pop(1)[0]
-    ran = []
-    while running:
-        trial, cell = running.pop(0)
-        ran.append(cell)
-        feeding.on_trial_complete(trial)
-        running += started(feeding)
-    assert len(ran) == 3 * PASSES + 1
+    assert run_out(feeding, running) == 3 * PASSES + 1
     feeding.on_trial_complete(group)
     assert [cell for _, cell in started(feeding)] == ["2"]
 
