@@ -6,16 +6,18 @@ Nothing here has a gradient; `simlap.train.distributed` adds that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from simlap.comm.host import of_host
+from simlap.comm.host import SLOT_BYTES, Vector, of_host
 
 Group = dist.ProcessGroup | None
 """None: all workers."""
+_BUCKET = 25 * 2**20
+"""Bytes sent at once; DDP's default."""
 
 
 def sum_over_workers(x: Tensor, group: Group = None) -> Tensor:
@@ -68,13 +70,56 @@ def sum_rows(x: Tensor, rows: Sequence[int], group: Group = None) -> Tensor:
     return _sum(received.view(workers, own, *x.shape[1:]))
 
 
-def average_(x: Tensor, group: Group = None) -> None:
-    """Replaces x by its mean over the workers, the same bits everywhere. For long vectors: gradients."""
-    if not x.is_cuda and (host := of_host(group)) is not None:
-        host.sum_(x)
-    else:
-        dist.all_reduce(x, group=group)
-    x /= dist.get_world_size(group)
+def sum_vector(x: Vector, group: Group = None) -> Vector:
+    """As `sum_over_workers`, of [n] in float64 on the CPU: where the number of operations is what takes the time."""
+    host = of_host(group)
+    if host is not None and x.nbytes <= SLOT_BYTES:
+        return host.sum_vector(x)
+    total: Vector = sum_over_workers(torch.from_numpy(x), group).numpy()
+    return total
+
+
+def average_(tensors: Sequence[Tensor], group: Group = None) -> None:
+    """Replaces each by its mean over the workers, the same bits everywhere. For much: gradients.
+
+    Args:
+        tensors: the same shapes, dtypes and strides on all workers.
+        group: process group; default: all.
+    """
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    host = of_host(group) if tensors and not tensors[0].is_cuda else None
+    for alike in by_dtype.values():
+        if host is not None:
+            dense = [x if _is_dense(x) else x.contiguous() for x in alike]
+            host.average_(dense)
+            for x, mean in zip(alike, dense, strict=True):
+                if mean is not x:
+                    x.copy_(mean)
+            continue
+        for bucket in _buckets(alike):
+            flat = torch.cat([x.flatten() for x in bucket])
+            dist.all_reduce(flat, group=group)
+            flat /= dist.get_world_size(group)
+            for x, mean in zip(bucket, flat.split([x.numel() for x in bucket]), strict=True):
+                x.copy_(mean.view_as(x))
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether its elements fill a piece of memory."""
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(x.nbytes for x in bucket) >= _BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 def _sum(parts: Tensor) -> Tensor:

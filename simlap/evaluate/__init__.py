@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simlap.evaluate.collapse import collapse_metrics
-    from simlap.evaluate.gates import gate_statistics, gate_warning
+    from simlap.evaluate.gates import gate_statistics
     from simlap.evaluate.knn import knn_top1
 
 __all__ = ["collapse_metrics", "gate_statistics", "gate_warning", "knn_top1"]
 
-_HOMES = {"collapse_metrics": "collapse", "gate_statistics": "gates", "gate_warning": "gates", "knn_top1": "knn"}
+_HOMES = {"collapse_metrics": "collapse", "gate_statistics": "gates", "gate_warning": "openness", "knn_top1": "knn"}
 
 
 def __getattr__(name: str) -> Any:

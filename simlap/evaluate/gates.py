@@ -33,18 +33,3 @@ def gate_statistics(gates: Tensor, counts: Tensor | None = None) -> dict[str, Te
         "activation": activation,
         "open_fraction": over_rows((g > 0.5).float()) / width,
     }
-
-
-def gate_warning(mean: float, *, near: float = 0.01) -> str | None:
-    """A warning where all gates are near 0 or near 1 (`mean` within `near` of it), None otherwise."""
-    if mean < near:
-        return (
-            f"all gates are near 0 (mean {mean:.4f}): the subspaces are empty and the loss says little; "
-            "try a lower learning rate or another method.gate"
-        )
-    if mean > 1 - near:
-        return (
-            f"all gates are near 1 (mean {mean:.4f}): the filter does nothing, as with `method.gate: {{kind: open}}`; "
-            "try a lower learning rate or another method.gate"
-        )
-    return None

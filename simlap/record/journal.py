@@ -214,7 +214,7 @@ def read_cell(
     rows = read_rows(cell)
     if not rows:
         return CellView(cell_id=cell_id, seed=seed or 0, state="new")
-    config = Unread(lambda: dict(yaml.parse(cell.read("config.yaml").decode())))
+    config = Unread(lambda: cell.read("config.yaml"), lambda content: dict(yaml.parse(content.decode())))
     progress = read_progress(cell, rows)
     state, result = progress.state, progress.result
     final = _evaluated(result, config["evaluate"] if evaluate is None else evaluate) if result else {}

@@ -15,14 +15,20 @@ PAUSED = "paused until it is known whether it is needed further"
 
 
 class Unread(Mapping[str, Any]):
-    """What is read when it is first looked into: of a thousand cells' configurations a summary needs none."""
+    """What is read when it is first looked into, and parsed when its values are asked for: of a thousand cells' configurations
+    a summary needs none, and parsing them takes seconds."""
 
-    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[], bytes], parse: Callable[[bytes], dict[str, Any]]) -> None:
+        self._read, self._parse = read, parse
+
+    @cached_property
+    def content(self) -> bytes:
+        """As it was written."""
+        return self._read()
 
     @cached_property
     def _found(self) -> dict[str, Any]:
-        return self._read()
+        return self._parse(self.content)
 
     def __getitem__(self, key: str) -> Any:
         return self._found[key]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from simlap.evaluate.gates import gate_warning
+from simlap.evaluate.openness import gate_warning
 from simlap.record.view import ArmView, RaceView, StudyView
 from simlap.report.compare import Effect, baseline_of, planned_cells
 from simlap.report.origin import other_code, superseded_text
@@ -132,9 +132,10 @@ def _gates(arm: ArmView) -> Notice | None:
     """All gates near 0 or near 1: the filter failed (docs/method.md, the filter)."""
     warnings = []
     for cell in arm.cells:
-        kind = cell.config.get("method", {}).get("gate", {}).get("kind", "open")
         mean = cell.metric_at("gate/mean", cell.epoch)
-        if kind != "open" and mean is not None and (text := gate_warning(mean)):
+        if mean is None or (text := gate_warning(mean)) is None:
+            continue  # before its configuration is read: a study has thousands of cells
+        if cell.config.get("method", {}).get("gate", {}).get("kind", "open") != "open":
             warnings.append(f"seed {cell.seed}: {text}")
     if not warnings:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from simlap.evaluate.gates import gate_warning
+from simlap.evaluate.openness import gate_warning
 from simlap.report.gate_figures import GROUP_COLOURS, GateData, heat_map, own_gates, scatter
 from simlap.report.page import document, plot_box, section
 from simlap.report.words import p_text

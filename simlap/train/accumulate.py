@@ -18,9 +18,6 @@ from simlap.methods.base import Method, StepOutput
 from simlap.train.seeding import seed
 from simlap.train.world import World
 
-_BUCKET = 25 * 2**20
-"""Bytes sent at once; DDP's default."""
-
 
 def backward_in_parts(
     model: Method,
@@ -70,18 +67,5 @@ def backward_in_parts(
 
 def average_gradients(parameters: Sequence[Tensor], world: World) -> None:
     """Replace every gradient by its mean over the workers, as DDP does. All workers must have the same ones."""
-    if world.size == 1:
-        return
-    buckets: dict[torch.dtype, list[list[Tensor]]] = {}
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        bucket = buckets.setdefault(parameter.grad.dtype, [[]])
-        if sum(g.nbytes for g in bucket[-1]) >= _BUCKET:
-            bucket.append([])
-        bucket[-1].append(parameter.grad)
-    for gradients in (bucket for of_dtype in buckets.values() for bucket in of_dtype):
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        average_(flat)
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+    if world.size > 1:
+        average_([parameter.grad for parameter in parameters if parameter.grad is not None])

@@ -14,14 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from simlap.comm import average_, gather, sum_over_workers, sum_rows
-from simlap.comm.host import of_host
-
-Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+from simlap.comm import gather, sum_rows, sum_vector
+from simlap.comm.host import Vector, of_host
 
 _NO_BUFFER_SYNC: dict[str, Any] = (
     {"forward_sync_buffers": False}
@@ -31,20 +28,29 @@ _NO_BUFFER_SYNC: dict[str, Any] = (
 """Synchronised batch norm keeps the running statistics equal; DDP need not send them."""
 
 
-def data_parallel(module: nn.Module) -> DistributedDataParallel:
-    """The wrapper that averages gradients over all workers, to be used after `convert_sync_batchnorm`."""
-    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC)
+def data_parallel(module: nn.Module) -> nn.Module:
+    """What to call instead of the module so that all workers have the mean of their gradients after the backward pass.
+
+    To be used after `convert_sync_batchnorm`. The module itself where workers meet in shared memory: nothing is gained there
+    by sending gradients during the backward pass, and they are averaged after it (`simlap.train.accumulate`).
+    """
+    start_alike(module)
     if not next(module.parameters()).is_cuda and of_host() is not None:
-        # a function with annotations would have to be annotated by classes, not by their names
-        wrapped.register_comm_hook(None, lambda _, bucket: _average(bucket.buffer()))
-    return wrapped
+        return module
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC)
 
 
-def _average(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    average_(gradients)
-    done: torch.futures.Future[Tensor] = torch.futures.Future()
-    done.set_result(gradients)
-    return done
+@torch.no_grad()
+def start_alike(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Everyone takes the first worker's parameters and buffers, whatever a plugin has drawn without a key."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in module.state_dict().values():
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for tensors in by_dtype.values():
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.broadcast(flat, group_src=0, group=group)
+        for tensor, of_first in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(of_first.view_as(tensor))
 
 
 # --- gathering -------------------------------------------------------------------------------------------------------
@@ -174,6 +180,7 @@ class SyncBatchNorm(_BatchNorm):
         self.group = group
         self.drop: nn.Module = getattr(source, "drop", nn.Identity())
         self.act: nn.Module = getattr(source, "act", nn.Identity())
+        self._more = not all(type(module) is nn.Identity for module in (self.drop, self.act))
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -182,19 +189,23 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """[b, C, ...] -> the same shape."""
         synchronised = self.training and _world_size(self.group) > 1
-        activated: Tensor = self.act(self.drop(self._synchronised(input) if synchronised else super().forward(input)))
-        return activated
+        if not synchronised:
+            out = super().forward(input)
+        else:
+            out = self._synchronised_apart(input) if torch.compiler.is_compiling() else self._synchronised(input)
+        return self.act(self.drop(out)) if self._more else out
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _synchronised(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        out: Tensor
-        out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps, self.group)
-        if self.track_running_stats:
-            self._update_statistics(mean, variance, count)
+        out: Tensor = _Normalise.apply(input, self.weight, self.bias, self)
         return out
 
-    def _update_statistics(self, mean: Vector, variance: Vector, count: float) -> None:
+    _synchronised_apart = torch.compiler.disable(_synchronised)
+
+    def update_statistics(self, mean: Vector, variance: Vector, count: float) -> None:
+        """Running statistics by a step's mean and biased variance [C]; where they are kept."""
+        if not self.track_running_stats:
+            return
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -202,75 +213,110 @@ class SyncBatchNorm(_BatchNorm):
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         for running, now in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
             kept = running.numpy()
-            kept += (momentum * (now - kept)).astype(kept.dtype)
+            kept += momentum * (now - kept)
 
 
 class _Normalise(torch.autograd.Function):
-    """Returns the normalised input, the global mean and biased variance [C] in float64, and the global count.
+    """The normalised input; the module's running statistics are updated.
 
-    What goes through the activations is torch's own kernels: plain arithmetic on them takes four times as long. What is done
-    with the [C] vectors is numpy's: there it is the number of operations that takes the time, and one of torch's takes five
-    times as long as one of numpy's.
+    What goes through the activations is one of torch's kernels each. What is done with the [C] vectors is numpy's: there it is
+    the number of operations that takes the time, and one of torch's takes five times as long as one of numpy's.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup | None
-    ) -> tuple[Tensor, Vector, Vector, float]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        channels, count = x.shape[1], x.numel() // x.shape[1]
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: SyncBatchNorm) -> Tensor:
+        wide = x if x.dtype in _NUMPY else x.float()
+        channels = x.shape[1]
+        count = x.numel() // channels
         # Sum and square sum lose the variance of features far from 0 if added up in float32. The local moments come
         # from torch's two-pass kernel, and only these [C] vectors become float64 sums: stable, and no wide copy of the
         # activations.
-        sums = torch.zeros(2 * channels + 1, dtype=torch.float64)
-        vector = sums.numpy()
-        if count:  # torch's kernels divide by it
-            mean, variance = (m.numpy() for m in torch.batch_norm_update_stats(wide, None, None, 0.0))
-            vector[:channels] = mean
-            vector[channels:-1] = variance
-            vector[channels:-1] += vector[:channels] ** 2
-            vector[-1] = 1.0
-            vector *= count
-        vector = sum_over_workers(sums, group).numpy()
-        total = float(vector[-1])
+        sums = np.zeros(2 * channels + 1)
+        mean, square = sums[:channels], sums[channels:-1]
+        if count:  # torch's kernel divides by it
+            of_mean, of_variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
+            mean[:] = of_mean.numpy()
+            np.multiply(mean, mean, out=square)
+            square += of_variance.numpy()
+            sums[-1] = 1.0
+            sums *= count
+        sums = sum_vector(sums, norm.group)
+        total = float(sums[-1])
         if total <= 1:
             raise ValueError(f"expected more than 1 value per channel over all workers, got input {[*x.shape]}")
-        vector /= total
-        mean, square = vector[:channels], vector[channels:-1]
-        variance = np.maximum(square - mean**2, 0.0)
-        local_mean, local_variance = (torch.from_numpy(v).to(wide.dtype) for v in (mean, variance))
-        gain = None if weight is None else weight.to(wide)
-        shift = None if bias is None else bias.to(wide)
-        out = F.batch_norm(wide, local_mean, local_variance, gain, shift, training=False, eps=eps).to(x.dtype)
-        ctx.save_for_backward(x, weight, local_mean, local_variance)
-        ctx.group, ctx.eps, ctx.total = group, eps, total
-        return out, mean, variance, total
+        sums /= total
+        mean, square = sums[:channels], sums[channels:-1]
+        variance = np.maximum(square - mean * mean, 0.0)
+        inverse_std = 1.0 / np.sqrt(variance + norm.eps)
+        gain = inverse_std if weight is None else inverse_std * _array(weight)
+        shift = mean * -gain
+        if bias is not None:
+            shift += _array(bias)
+        norm.update_statistics(mean, variance, total)
+        offset, slope = _per_channel(wide, shift, gain)
+        out = torch.addcmul(offset, wide, slope)
+        ctx.save_for_backward(x)
+        ctx.group, ctx.eps, ctx.total, ctx.dtype = norm.group, norm.eps, total, None if weight is None else weight.dtype
+        ctx.mean, ctx.variance, ctx.inverse_std, ctx.gain = mean, variance, inverse_std, gain
+        return out if wide is x else out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance = ctx.saved_tensors
-        wide, grad_wide, eps, channels = x.to(mean), grad.to(mean), ctx.eps, x.shape[1]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        wide, of_wide = (v if v.dtype in _NUMPY else v.float() for v in (x, grad))
+        channels = x.shape[1]
         # sums of the gradient, and of its product with the normalised input, [C] each
-        by_weight, by_bias = torch.zeros_like(mean), torch.zeros_like(mean)
+        sums = np.zeros(2 * channels)
         if x.numel():
-            _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-                grad_wide, wide, None, mean, variance, None, None, False, eps, [False, True, True]
+            moments = torch.from_numpy(np.array((ctx.mean, ctx.variance), dtype=_NUMPY[wide.dtype])).unbind()
+            _, by_weight, by_bias = _of_parameters(
+                of_wide, wide, None, *moments, None, None, False, ctx.eps, [False, True, True]
             )
-        # the wrapper adds up the parameters' gradients over workers; here only what reaches the input goes through the
-        # group
-        sums = torch.empty(2 * channels, dtype=torch.float64)
-        vector = sums.numpy()
-        vector[:channels], vector[channels:] = by_bias.numpy(), by_weight.numpy()
-        vector = sum_over_workers(sums, ctx.group).numpy()
-        gain = (variance.numpy() + eps) ** -0.5
-        if weight is not None:
-            gain = gain * weight.detach().to(mean).numpy()
-        scaled = torch.from_numpy(vector.reshape(2, channels) * (gain / -ctx.total)).to(mean.dtype)
+            sums[:channels], sums[channels:] = by_bias.numpy(), by_weight.numpy()
+        else:
+            by_weight = by_bias = wide.new_zeros(channels)
+        # the workers' gradients of the parameters are added up later; here only what reaches the input goes through the group
+        sums = sum_vector(sums, ctx.group)
+        sums /= ctx.total
         # gain x (gradient - its mean - normalised input x the mean of that product)
-        grad_x = F.batch_norm(wide, mean, variance, scaled[1], scaled[0], training=False, eps=eps)
-        per_channel = torch.from_numpy(gain).view(1, -1, *[1] * (x.ndim - 2))
-        grad_x = grad_x.addcmul_(grad_wide, per_channel).to(x.dtype)
-        if weight is None:
-            return grad_x, None, None, None, None
-        return grad_x, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None
+        slope = ctx.gain * ctx.inverse_std
+        slope *= sums[channels:]
+        offset = slope * ctx.mean - ctx.gain * sums[:channels]
+        grad_x = _combined(wide, of_wide, *_per_channel(wide, offset, -slope, ctx.gain))
+        if wide is not x:
+            grad_x = grad_x.to(x.dtype)
+        if ctx.dtype is None:
+            return grad_x, None, None, None
+        return grad_x, by_weight.to(ctx.dtype), by_bias.to(ctx.dtype), None
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+"""What the arithmetic is done in, by what it is of; all else in float32."""
+_of_parameters = torch.ops.aten.native_batch_norm_backward.default
+_CACHED = 2**17
+"""Numbers of float32, three times as many of which stay in a core's cache."""
+
+
+def _array(parameter: Tensor) -> np.ndarray[tuple[int], Any]:
+    """[C], of a type that numpy has."""
+    detached = parameter.detach()
+    found: np.ndarray[tuple[int], Any] = (detached if parameter.dtype in _NUMPY else detached.float()).numpy()
+    return found
+
+
+def _per_channel(x: Tensor, *vectors: Vector) -> tuple[Tensor, ...]:
+    """[C] -> [1, C, 1, ...] each, of x's dtype."""
+    together = torch.from_numpy(np.array(vectors, dtype=_NUMPY[x.dtype]))
+    return together.view(len(vectors), 1, x.shape[1], *[1] * (x.ndim - 2)).unbind()
+
+
+def _combined(x: Tensor, grad: Tensor, offset: Tensor, slope: Tensor, gain: Tensor) -> Tensor:
+    """offset + slope x + gain grad, [b, C, ...]; so many rows at a time that what is written stays in a core's cache."""
+    if x.numel() <= _CACHED:
+        return torch.addcmul(offset, x, slope).addcmul_(grad, gain)
+    out = torch.empty_like(x)
+    rows = max(1, _CACHED * len(x) // x.numel())
+    for of_out, of_x, of_grad in zip(out.split(rows), x.split(rows), grad.split(rows), strict=True):
+        torch.addcmul(offset, of_x, slope, out=of_out).addcmul_(of_grad, gain)
+    return out

@@ -20,7 +20,7 @@ from simlap.methods import build_method, pair_kind
 from simlap.methods.base import Method, StepOutput
 from simlap.train.accumulate import average_gradients, backward_in_parts
 from simlap.train.checkpoint import Checkpoint, optimizer_state_dict, optimizer_tensors
-from simlap.train.distributed import convert_sync_batchnorm, data_parallel
+from simlap.train.distributed import convert_sync_batchnorm, data_parallel, start_alike
 from simlap.train.optim import build_optimizer, learning_rate, place_like_parameters, set_learning_rate
 from simlap.train.padding import skip_padding
 from simlap.train.seeding import seed
@@ -39,8 +39,8 @@ class TrainState:
     world: World
     model: Method
     wrapped: nn.Module
-    """The model, or the data-parallel wrapper around it. With more than one `part` there is none: gradients are averaged once,
-    after the last part."""
+    """The model, or the data-parallel wrapper around it. Without one (see `data_parallel`; and with more than one `part`)
+    gradients are averaged once, after the backward pass."""
     optimizer: torch.optim.Optimizer
     loader: TrainLoader
     input: dict[str, Any]
@@ -146,8 +146,11 @@ def build(
     if experiment.train.compile:
         model.backbone.compile()  # in place: names of parameters stay
     wrapped: nn.Module = model
-    if world.size > 1 and _parts(experiment, world) == 1:
-        wrapped = data_parallel(model)
+    if world.size > 1:
+        if _parts(experiment, world) == 1:
+            wrapped = data_parallel(model)
+        else:
+            start_alike(model)
     loader = TrainLoader(
         splits.train,
         data=experiment.data,
@@ -259,9 +262,10 @@ def gradients(state: TrainState, batch: Batch) -> StepOutput:
         with autocast:
             output: StepOutput = state.wrapped(batch, noise)
         output.loss.backward()
-        return output
-    output = backward_in_parts(state.model, batch, noise, parts=state.parts, key=key, autocast=autocast)
-    average_gradients(list(state.model.parameters()), world)
+    else:
+        output = backward_in_parts(state.model, batch, noise, parts=state.parts, key=key, autocast=autocast)
+    if state.wrapped is state.model:
+        average_gradients(list(state.model.parameters()), world)
     return output
 
 

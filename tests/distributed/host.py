@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,7 +29,7 @@ def work(rank: int, world_size: int) -> dict[str, Any]:
         dist.all_gather(sent, x)
         rows = [len(part) for part in x.tensor_split(world_size)]
         averaged = x.clone()
-        comm.average_(averaged)
+        comm.average_([averaged])
         found[name] = {
             "sent": torch.stack(sent),
             "sum": comm.sum_over_workers(x.clone()),
@@ -36,6 +37,25 @@ def work(rank: int, world_size: int) -> dict[str, Any]:
             "rows": comm.sum_rows(x, rows),
             "average": averaged,
         }
+    # gradients as they come: of several dtypes and layouts, one longer than a piece, one empty, one of no dense memory
+    several = [
+        torch.randn(3, 4, 5, 5, generator=generator).to(memory_format=torch.channels_last),
+        torch.randn(LONG, generator=generator),
+        torch.randn(7, dtype=torch.float64, generator=generator),
+        torch.randn(0, 2, generator=generator),
+        torch.randn(6, 4, generator=generator)[:, ::2],
+        torch.randn((), generator=generator),
+    ]
+    of_all: list[list[Tensor]] = [[torch.empty(0)] for _ in range(world_size)]
+    dist.all_gather_object(of_all, several)
+    layouts = [x.stride() for x in several]
+    comm.average_(several)
+    found["several"] = {
+        "sent": of_all,
+        "average": several,
+        "kept": [x.stride() for x in several] == layouts,
+    }
+    found["vector"] = comm.sum_vector(np.arange(5.0) + rank)
     empty = torch.empty(0, 3)
     found["empty"] = [comm.sum_over_workers(empty).shape, comm.gather(empty).shape]
     found["columns"] = comm.gather(torch.arange(6.0).view(2, 3).T)

@@ -60,6 +60,13 @@ def test_exchanges(world_size: int, tmp_path: Path) -> None:
             )
             for kind in ("sum", "average"):
                 assert torch.equal(of[kind], workers[0][name][kind]), "every worker has the same bits"
+        several = found["several"]
+        assert several["kept"], "in place"
+        for i, mean in enumerate(several["average"]):
+            expected_mean = sum(sent[i] for sent in several["sent"]) / world_size
+            assert torch.allclose(mean, expected_mean, rtol=1e-6, atol=1e-6)
+            assert torch.equal(mean, workers[0]["several"]["average"][i]), "every worker has the same bits"
+        assert found["vector"].tolist() == [sum(range(world_size)) + world_size * n for n in range(5)]
         assert found["empty"] == [(0, 3), (0, 3)]
         assert torch.equal(found["columns"], torch.arange(6.0).view(2, 3).T.repeat(world_size, 1))
         expected = [world_size * turn * world_size + sum(range(world_size)) for turn in range(200)]
@@ -78,7 +85,7 @@ def test_more_workers_than_cores_give_the_same() -> None:
         found = []
         for _ in range(3):
             summed = sent[rank].clone()
-            mine.sum_(summed)
+            mine.average_([summed])
             tall = sent[rank, : 5 * 70_000].view(5, 70_000)
             found = [summed, mine.sum(sent[rank]), mine.sum_rows(tall, sum(rows[:rank]), rows[rank])]
         return found
@@ -86,7 +93,7 @@ def test_more_workers_than_cores_give_the_same() -> None:
     with ThreadPoolExecutor(3) as pool:
         ends = list(pool.map(end, range(3)))
     expected = sent[0] + sent[1] + sent[2]
-    assert all(torch.equal(end[0], expected) for end in ends)
+    assert all(torch.equal(end[0], expected / 3) for end in ends)
     assert all(torch.allclose(end[1], expected, rtol=1e-6, atol=1e-6) for end in ends)
     assert torch.allclose(torch.cat([end[2] for end in ends]).view(-1), expected[: 5 * 70_000], rtol=1e-6, atol=1e-6)
 

@@ -28,7 +28,6 @@ from simlap.losses.forms.problem import (
     FAR_BELOW,
     Operands,
     Problem,
-    exponentials,
     inverse_norms,
     without_autocast,
 )
@@ -147,12 +146,13 @@ def _nce(logits: Tensor, masks: tuple[Tensor, Tensor], buffers: Buffers) -> tupl
     positive, excluded = masks
     negatives = torch.sub(logits, excluded, alpha=FAR_BELOW, out=excluded)  # [b, N]
     largest = negatives.amax(dim=1, keepdim=True)  # [b, 1]
-    mass = exponentials(negatives.sub_(largest)).sum(dim=1, keepdim=True)  # [b, 1]
-    margin = torch.sub(largest + mass.log(), logits, out=buffers.margin)  # LSE_i - l_ij [b, N]
+    shares = torch.softmax(negatives, dim=1, out=negatives)  # exp(l_ik - LSE_i) [b, N]
+    of_negatives = largest.sub_(shares.amax(dim=1, keepdim=True).log_())  # LSE_i [b, 1]
+    margin = torch.sub(of_negatives, logits, out=buffers.margin)  # LSE_i - l_ij [b, N]
     # the default threshold of 20 shows in float64
-    loss = F.softplus(margin, threshold=80.0).mul_(positive).sum()
+    loss = F.softplus(margin, threshold=80.0).flatten().dot(positive.flatten())
     a = margin.sigmoid_().mul_(positive)  # [b, N]
-    return loss, negatives.mul_(a.sum(dim=1, keepdim=True) / mass).sub_(a)
+    return loss, shares.mul_(a.sum(dim=1, keepdim=True)).sub_(a)
 
 
 def _cosine_block(

@@ -16,9 +16,9 @@ from typing import Any
 from simlap.config import yaml
 from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
 from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
-from simlap.record.tracking.records import Artifact, DatasetPlan, RunPlan, Status
+from simlap.record.tracking.records import Artifact, DatasetPlan, OfConfig, RunPlan, Status
 from simlap.record.tracking.views import saved_views
-from simlap.record.view import ArmView, CellView, EpochRow, SearchView, StageView, StudyView, TrialView
+from simlap.record.view import ArmView, CellView, EpochRow, SearchView, StageView, StudyView, TrialView, Unread
 
 STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """States that end a run; every other state is RUNNING, since a run may be continued."""
@@ -61,7 +61,7 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
     }
     plans = [
         RunPlan(
-            key="study", name=study.name, status=status, tags=_clip(tags), params={}, artifacts=files,
+            key="study", name=study.name, status=status, own_tags=_clip(tags), own_params={}, artifacts=files,
             start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
             single=_cell_counts(cells), experiment_tags=saved_views(study),
         )
@@ -135,7 +135,7 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
     # the page shows every digit; all of them are in the artefact report/summary.json
     numbers = {key: float(f"{value:.5g}") for key, value in summary.items() if isinstance(value, int | float)}
     return RunPlan(
-        key=f"arm:{arm.name}", name=arm.name, status=status, tags=_clip(tags), params=_factors(arm), parent="study",
+        key=f"arm:{arm.name}", name=arm.name, status=status, own_tags=_clip(tags), own_params=_factors(arm), parent="study",
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
         single=finite(numbers),
     )  # fmt: skip
@@ -201,10 +201,7 @@ def _plan_cell(
     factors: dict[str, str],
     describe: Callable[[str], str],
 ) -> RunPlan:
-    # what the stages before it did is told by their own runs
-    config = flatten({key: value for key, value in cell.config.items() if key != "pretrain"})
-    changeable = {k: v for k, v in config.items() if any(k == c or k.startswith(f"{c}.") for c in CHANGEABLE)}
-    params = {k: v for k, v in config.items() if k not in changeable} | {"seed": str(cell.seed)} | factors
+    params = {"seed": str(cell.seed)} | factors
     if cell.start is not None:
         params["start"] = cell.start
     params |= flatten({"plugins": cell.provenance["plugins"]}) if "plugins" in cell.provenance else {}
@@ -217,7 +214,6 @@ def _plan_cell(
         "simlap.seed": str(cell.seed),
         "simlap.state": cell.state,
         "simlap.directory": describe(f"cells/{cell.cell_id}"),
-        **{f"simlap.config.{k}": v for k, v in changeable.items()},
         **({"simlap.start": cell.start} if cell.start is not None else {}),
         **_source(str(cell.provenance.get("command") or ""), cell.provenance),
     }
@@ -227,10 +223,8 @@ def _plan_cell(
         tags["simlap.non_finite"] = refused
     if cell.state == "stopped":
         tags["simlap.stopped"] = cell.reason or "stopped"
-    artifacts = []
-    if cell.config:
-        stamp = _hash(repr(dict(cell.config)).encode())
-        artifacts.append(Artifact("config.yaml", stamp, lambda: yaml.dump(dict(cell.config)).encode()))
+    content = _content(cell.config)
+    artifacts = [Artifact("config.yaml", _hash(content), _constant(content))] if content else []
     if cell.state == "failed":
         error = cell.error or "no error message was recorded"
         tags |= {"simlap.error": error, "mlflow.note.content": failure_note(cell, error)}
@@ -241,14 +235,31 @@ def _plan_cell(
     known = finite(last.metrics)
     status = STATUS.get(cell.state, "RUNNING")
     return RunPlan(
-        key=key, name=name, status=status, parent=parent, tags=_clip(tags),
-        params={safe_name(k): clip(v, MAX_PARAM) for k, v in params.items()},
+        key=key, name=name, status=status, parent=parent, own_tags=_clip(tags),
+        own_params={safe_name(k): clip(v, MAX_PARAM) for k, v in params.items()},
         start_ms=cell.started_ms or (cell.rows[0].time_ms if cell.rows else None),
         end_ms=end_ms if status != "RUNNING" else None, rows=rows,
         single={f"final/{k.replace('/', '_')}": v for k, v in result.items()},
         closing=[Point(k, v, end_ms or 0, last.epoch) for k, v in result.items() if k not in known],
-        dataset=_dataset(cell), artifacts=artifacts, model_of=cell.cell_id if cell.state == "done" else None,
+        read_config=lambda: _of_config(cell), artifacts=artifacts,
+        config_stamp=f"{_hash(content)} {cell.provenance.get('data_fingerprint') or ''}",
+        model_of=cell.cell_id if cell.state == "done" else None,
     )  # fmt: skip
+
+
+def _content(config: Mapping[str, Any]) -> bytes:
+    """As a file, empty where there is none."""
+    if isinstance(config, Unread):
+        return config.content
+    return yaml.dump(dict(config)).encode() if config else b""
+
+
+def _of_config(cell: CellView) -> OfConfig:
+    # what the stages before it did is told by their own runs
+    config = flatten({key: value for key, value in cell.config.items() if key != "pretrain"})
+    changeable = {k: v for k, v in config.items() if any(k == c or k.startswith(f"{c}.") for c in CHANGEABLE)}
+    params = {safe_name(k): clip(v, MAX_PARAM) for k, v in config.items() if k not in changeable}
+    return OfConfig(_clip({f"simlap.config.{k}": v for k, v in changeable.items()}), params, _dataset(cell))
 
 
 def _dataset(cell: CellView) -> DatasetPlan | None:

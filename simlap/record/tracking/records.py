@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from simlap.record.tracking.names import Point, finite
 from simlap.record.view import EpochRow
@@ -33,6 +34,14 @@ class DatasetPlan:
     source: str
 
 
+class OfConfig(NamedTuple):
+    """What a run has of its configuration."""
+
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+    dataset: DatasetPlan | None = None
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """One MLflow run as it should be."""
@@ -41,8 +50,8 @@ class RunPlan:
     """`study`, `stage:<id>`, `trial:<id>`, `arm:<name>`, `cell:<id>` or `run:<id>`: what the run is found by."""
     name: str
     status: Status
-    tags: dict[str, str]
-    params: dict[str, str]
+    own_tags: dict[str, str]
+    own_params: dict[str, str]
     parent: str | None = None
     start_ms: int | None = None
     end_ms: int | None = None
@@ -52,12 +61,31 @@ class RunPlan:
     """Metrics with one value, at step 0: MLflow draws them as bars. A new value replaces the old one."""
     closing: list[Point] = field(default_factory=list)
     """Measured once, at the last epoch."""
-    dataset: DatasetPlan | None = None
+    read_config: Callable[[], OfConfig] = OfConfig
+    """Asked for the rest of tags and params, and the dataset, where the run has to be written."""
+    config_stamp: str = ""
+    """Stands for what it says: whether the store has all of a thousand runs is judged without a thousand configurations."""
     artifacts: list[Artifact] = field(default_factory=list)
     model_of: str | None = None
     """Cell whose final checkpoint is registered as a model."""
     experiment_tags: dict[str, str] = field(default_factory=dict)
     """Tags of the whole experiment."""
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        return self._of_config.tags | self.own_tags
+
+    @cached_property
+    def params(self) -> dict[str, str]:
+        return self._of_config.params | self.own_params
+
+    @property
+    def dataset(self) -> DatasetPlan | None:
+        return self._of_config.dataset
+
+    @cached_property
+    def _of_config(self) -> OfConfig:
+        return self.read_config()
 
     @property
     def epoch(self) -> int:
@@ -67,9 +95,8 @@ class RunPlan:
     def digest(self) -> str:
         """Changes whenever anything but the epochs changes."""
         content = (
-            self.name, self.status, self.tags, self.params, self.parent, self.end_ms, self.single, self.closing,
-            self.dataset.__dict__ if self.dataset else None, [(a.path, a.stamp) for a in self.artifacts], self.model_of,
-            self.experiment_tags,
+            self.name, self.status, self.own_tags, self.own_params, self.parent, self.end_ms, self.single, self.closing,
+            self.config_stamp, [(a.path, a.stamp) for a in self.artifacts], self.model_of, self.experiment_tags,
         )  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
