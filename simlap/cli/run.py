@@ -62,6 +62,8 @@ def run(
         which = f"stage {number} of {len(stages)}, {stage.experiment.name}: " if len(stages) > 1 else ""
         kept = not last and stage.view.state == "done"
         out.print(f"{which}{_headline(stage, kept=kept)}", soft_wrap=True, markup=False)
+        if told := _other_code(stage):
+            out.print(told, style="yellow", soft_wrap=True, markup=False)
         with quiet_stderr():
             view = stage.view
             if not kept:
@@ -96,6 +98,14 @@ def _headline(stage: PreparedRun, *, kept: bool) -> str:
         return f"run {stage.view.cell_id} is done, in {stage.where}"
     epochs, workers = stage.experiment.train.epochs, stage.experiment.resources.workers
     return f"run {stage.view.cell_id}: {epochs} epochs, {workers} worker(s), in {stage.where}"
+
+
+def _other_code(stage: PreparedRun) -> str | None:
+    """That a run is about to go on under other code than it began with, in words. None where it does not."""
+    codes = dict.fromkeys([*stage.view.codes, stage.task.provenance["code"]])
+    if stage.view.state == "done" or len(codes) == 1:
+        return None
+    return f"begun under other code (hash {' → '.join(codes)}): its numbers will be of both"
 
 
 def _results(view: CellView) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Which code a result depends on: a hash over our modules that training imports, found without importing them.
 
-Comments, docstrings and layout do not count: what is hashed is the syntax tree without docstrings. Versions of torch and of the
-other packages do not count either; they are noted in `provenance.json`. The modules of a plug-in count for the runs that use it,
-as far as its own package goes.
+Comments, docstrings and layout do not count: what is hashed is the syntax tree without docstrings. Versions of Python, torch and
+the other packages do not count either; they are noted in `provenance.json`. The modules of a plug-in count for the runs that use
+it, as far as its own package goes.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _facts(file: Path | None) -> dict[str, Any]:
     """`digest` of the code and the names it `imports`; from the cache where the file has not changed."""
     assert file is not None
     status = file.stat()
-    key = f"2 {file} {status.st_mtime_ns} {status.st_size}"
+    key = f"3 {file} {status.st_mtime_ns} {status.st_size}"
     known = Cache("code")
     if key not in known:
         known.put(key, _parse(file.read_text(encoding="utf-8")))
@@ -134,8 +134,34 @@ def _parse(source: str) -> dict[str, Any]:
         body = getattr(node, "body", None)
         if isinstance(body, list):  # a docstring, of a field too, is an expression that is a mere string
             node.body = [entry for entry in body if not _is_text(entry)] or [ast.Pass()]  # type: ignore[attr-defined]
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return {"digest": digest, "imports": sorted(imports)}
+    words: list[str] = []
+    _spell(tree, words)
+    return {"digest": hashlib.sha256(" ".join(words).encode()).hexdigest(), "imports": sorted(imports)}
+
+
+def _spell(node: Any, words: list[str]) -> None:
+    """A part of a syntax tree as text, the same in every version of Python: `ast.dump` is not.
+
+    What is empty is left out, for newer versions have more fields (`type_params`), and some have empty pieces in f-strings; so is
+    whether a name is read or set, which its place tells.
+    """
+    if isinstance(node, ast.AST):
+        words.append(f"{type(node).__name__}(")
+        for name in sorted(node._fields):
+            value = getattr(node, name, None)
+            if isinstance(node, ast.JoinedStr):
+                value = [piece for piece in value if not (isinstance(piece, ast.Constant) and piece.value == "")]
+            if value is not None and value != [] and name != "ctx":
+                words.append(f"{name}=")
+                _spell(value, words)
+        words.append(")")
+    elif isinstance(node, list):
+        words.append("[")
+        for entry in node:
+            _spell(entry, words)
+        words.append("]")
+    else:
+        words.append(ascii(node))  # `repr` prints as they are the characters that this version's Unicode knows
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -95,18 +95,22 @@ class Waiting:
         """The next one, with its room reserved; None where all wait. However many cells of one size there are, one is looked at.
 
         What does not fit on the nodes that are there now, however empty, is no reason for others to wait: it is handed out
-        without any room, one of a size at a time, so that Ray asks for a node, or waits until one comes back.
+        without any room, one of a size at a time, so that Ray asks for a node, or waits until one comes back. Once one has come,
+        it is overtaken no more often than what waits here: Ray would place whatever is smaller first.
         """
         self._look()
         overtaken: list[Attempt] = []
-        for first in self._firsts():
-            if self._limit is not None and self._beside[first.asked] >= self._limit(first.asked):
+        for first in sorted([*self._firsts(), *self._homeless.values()]):
+            if first in self._homeless.values():
+                if not self.capacity.has_place_for(first.share):
+                    continue
+            elif self._limit is not None and self._beside[first.asked] >= self._limit(first.asked):
                 continue  # it waits for its like to end, not for room
-            if self.capacity.take(trial_id, first.share):
+            elif self.capacity.take(trial_id, first.share):
                 for attempt in overtaken:
                     attempt.passed += 1
                 return self._taken_as(trial_id, first)
-            if not self.capacity.has_place_for(first.share):
+            elif not self.capacity.has_place_for(first.share):
                 if all(first.share != attempt.share for attempt in self._homeless.values()):
                     self._homeless[trial_id] = first
                     return self._taken_as(trial_id, first)

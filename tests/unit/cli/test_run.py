@@ -114,6 +114,21 @@ def test_an_interrupted_stage_is_resumed_before_the_next(run: Runner, capsys: py
     assert run.ran == ["first", "tiny"]
 
 
+def test_who_goes_on_under_other_code_is_told(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    run.last_epoch = 1
+    run.monkeypatch.setattr(single, "collect", lambda: {"code": "before"})
+    assert run() == cli.INTERRUPTED
+    assert "other code" not in capsys.readouterr().out
+    run.last_epoch = None
+    run.monkeypatch.setattr(single, "collect", lambda: {"code": "after"})
+    assert run("--resume") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("begun under other code (hash before → after): its numbers will be of both\n") == 1
+    assert run.sent[1].codes == ["before", "after"], "as each attempt noted"
+    assert run() == 0
+    assert "other code" not in capsys.readouterr().out, "nothing goes on"
+
+
 def test_after_a_failed_stage_nothing_is_started(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(prepared: PreparedRun, **_: Any) -> CellView:
         run.ran.append(prepared.experiment.name)

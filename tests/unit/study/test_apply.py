@@ -1,4 +1,4 @@
-"""A launch from end to end, but for Ray and MLflow: a budget that is used up, a study that another launch takes over."""
+"""A launch from end to end, but for Ray and MLflow: a budget that is used up, an error, a launch that takes the study over."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simlap.record.ship import ShipReport
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study import apply as launch
-from simlap.study import execute
+from simlap.study import execute, searching
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, read_events
 from simlap.study.lease import Lease, LostLeaseError
@@ -104,6 +104,22 @@ def test_what_is_left_of_a_study_whose_budget_is_used_up_is_refused(tmp_path: Pa
         pretend(cell)
     outcome = apply(study, storage)
     assert (outcome.budget, outcome.finished, outcome.ran) == (said, False, 0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", [(execute, "run_plan"), (searching, "run_searches")])
+def test_a_launch_that_fails_says_that_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str], error: BaseException
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(*where, fail)
+    storage = Storage(tmp_path / "runs")
+    with pytest.raises(type(error)):
+        apply(load(tmp_path), storage)
+    told = [(event["type"], event.get("finished")) for event in read_events(storage.child("studies", "small"))]
+    assert told == [("launch", None), ("launch_ended", False)]
 
 
 def test_a_launch_that_leaves_runs_of_other_code_has_not_finished(

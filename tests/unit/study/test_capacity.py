@@ -220,6 +220,29 @@ def test_a_node_that_comes_back_holds_who_waited_for_it(monkeypatch: pytest.Monk
     assert guard.reached() == "1 of 1 device-hours"
 
 
+def test_who_waited_for_a_node_is_not_overtaken_for_ever_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, one of whose nodes was lost, among cells of one worker that are never over at the same moment."""
+    monkeypatch.setattr(waiting, "_LOOK_S", -1.0)
+    nodes = {"a": Node(1, 0)}
+    feeding = Feed(
+        cells(Resources(workers=2), *[Resources()] * (5 * PASSES)), nodes=lambda: nodes, make_config=lambda attempt: {},
+        trainables=("one", "group"), head="h",
+    )  # fmt: skip
+    running = started(feeding)
+    assert [cell for _, cell in running] == ["0", "1"]
+    group = running.pop(0)[0]
+    for _ in range(2 * PASSES):
+        feeding.on_trial_complete(running.pop(0)[0])
+        running += started(feeding)
+    assert len(running) == 1, "nobody waits for a node that is not there"
+    nodes["b"] = Node(1, 0)
+    running += started(feeding)
+    assert run_out(feeding, running) == PASSES + 1
+    assert feeding._waiting.has_room(group)
+    feeding.on_trial_complete(group)
+    assert len(started(feeding)) == 2, "the others go on"
+
+
 def test_a_limit_of_one_kind_keeps_no_other_waiting() -> None:
     given = cells(Resources(), *[Resources(workers=2)] * 2, *[Resources()] * (3 * PASSES))
     feeding = feed(given, Node(4, 0), limit=lambda resources: 1 if resources.workers == 2 else 9)

@@ -29,6 +29,7 @@ from simlap.study.plan import Plan, make_plan
 from simlap.study.progress import Progress
 from simlap.study.schedule import InOrder
 from simlap.study.spec import load_study
+from simlap.study.stale import left_behind
 from simlap.study.waiting import Attempt
 from simlap.study.watch import StudyCallback
 from tests.tiny import TREE
@@ -182,8 +183,8 @@ def applied(folder: Path, name: str, levels: str, room: int = 1) -> Iterator[Lau
     plan = make_plan(load_study(file), storage)
     with launch(storage, name) as claims:
         feed = Feed(
-            plan.cells, nodes=lambda: {"a": Node(room, 0)}, make_config=lambda attempt: {}, trainables=("one", "group"),
-            head="h", claims=claims,
+            [cell for cell in plan.cells if cell.pending], nodes=lambda: {"a": Node(room, 0)},
+            make_config=lambda attempt: {}, trainables=("one", "group"), head="h", claims=claims,
         )  # fmt: skip
         going = Launch(plan, feed)
         feed.on_held = lambda attempt, holder: going.held.append((attempt.cell.line, holder.study))
@@ -244,6 +245,22 @@ def test_what_the_other_did_not_finish_is_taken_over(folder: Path) -> None:
         assert last[1].cell.view.epoch == 2
         two.end(last)
         assert two.feed.is_finished()
+
+
+def test_what_the_other_runs_under_other_code(folder: Path) -> None:
+    """What it had begun is left to it, what it comes to begin is waited for; both are stale."""
+    with applied(folder, "a", "0.1, 0.2", room=2) as one:
+        begun, later = one.start()
+        pretend(begun[1].cell, "running", 1, code="old")
+        with applied(folder, "b", "0.1, 0.2, 0.3") as two:
+            assert lines(two.start()) == ["0.3"]
+            assert two.held == [("temperature=0.2", "a")]
+            assert "Another launch may be at work on 1 of them" in str(left_behind(two.plan))
+            pretend(later[1].cell, code="old")
+            one.feed.release(later[1])
+            assert not two.feed.reclaim()
+            assert two.elsewhere == {"temperature=0.2": "done"}
+    assert [cell.action for cell in applied_plan(folder, "b").cells] == ["stale", "stale", "new"]
 
 
 def test_what_the_other_gave_up_is_given_up(folder: Path) -> None:

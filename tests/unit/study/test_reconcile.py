@@ -18,7 +18,6 @@ import pytest
 import simlap.train.check  # noqa: F401 - torch is here: the checks need no process of their own
 from simlap.config import cell_id, yaml
 from simlap.errors import ConfigError, DataError, UserError
-from simlap.record.code import code_hash, hash_of, modules
 from simlap.record.journal import cell_storage, times_rerun
 from simlap.storage import Storage
 from simlap.study import checks
@@ -189,32 +188,6 @@ def test_a_kill_while_a_stale_cell_is_discarded_leaves_none_that_looks_finished(
         cell = plan(tmp_path, Options(rerun_stale=True)).cells[0]
         assert cell.action in ("rerun", "resume", "new")
         assert cell.action != "resume" or not again.storage.list(f"cells/{cell.cell_id}/checkpoints")
-
-
-def test_the_code_hash_is_of_what_training_imports(tmp_path: Path) -> None:
-    package = tmp_path / "simlap"
-    package.mkdir()
-    files = {
-        "__init__": "", "a": "from simlap.b import f\n", "b": "def f():\n    'Doc.'\n    import simlap.c\n", "c": "X = 1\n",
-        "other": "Y = 1\n",
-    }  # fmt: skip
-    for name, text in files.items():
-        (package / f"{name}.py").write_text(text)
-
-    def digest() -> str:
-        return hash_of(modules(["simlap.a"], package), package)
-
-    assert modules(["simlap.a"], package) == {"simlap", "simlap.a", "simlap.b", "simlap.c"}
-    before = digest()
-    (package / "other.py").write_text("Y = 2\n")
-    (package / "b.py").write_text("# a comment\ndef f():\n    'Another doc.'\n    import simlap.c  # why\n")
-    assert digest() == before
-    (package / "c.py").write_text("X = 22\n")
-    assert digest() != before
-    known = modules(["simlap.train.loop"], checks._ROOT)
-    assert {"simlap.losses.subspace_info_nce", "simlap.nn.filter", "simlap.train.step", "simlap.data.loader"} <= known
-    assert not any(name.startswith(("simlap.study", "simlap.cli", "simlap.report")) for name in known)
-    assert len(code_hash()) == 16
 
 
 def test_hours_come_from_cells_of_the_same_shape(tmp_path: Path) -> None:
