@@ -109,8 +109,11 @@ def compare(study: StudyView, arm: ArmView, reference: ArmView) -> Comparison:
     """`arm` minus `reference`, paired by seed, by the rule at the top of this file."""
     rule, both = study.compare, (arm, reference)
 
-    def made(metric: str, epoch: int | None, x: list[float] | None, y: list[float] | None) -> Comparison:
-        final, best, declared = metric == study.report_metric, rule == "best_so_far", rule not in ("common", "best_so_far")
+    def made(
+        epoch: int | None, x: list[float] | None, y: list[float] | None, *, final: bool = False
+    ) -> Comparison:  # fmt: skip
+        metric = study.report_metric if final else study.metric
+        best, declared = rule == "best_so_far", rule not in ("common", "best_so_far")
         if x is None or y is None or epoch is None:
             why = _blocked(study, both, epoch if declared and not final else None)
             return Comparison(arm.name, reference.name, metric, None, final, blocked=why, declared=declared, best=best)
@@ -121,14 +124,14 @@ def compare(study: StudyView, arm: ArmView, reference: ArmView) -> Comparison:
     if rule in ("common", "last"):
         x, y = final_values(study, arm), final_values(study, reference)
         if rule == "last" or (x is not None and y is not None):
-            return made(study.report_metric, study.epochs, x, y)
+            return made(study.epochs, x, y, final=True)
     if isinstance(rule, int):
-        return made(study.metric, rule, *(values_at(study, side, study.metric, rule) for side in both))
+        return made(rule, *(values_at(study, side, study.metric, rule) for side in both))
     epochs = common_epochs(study, both, study.metric)
     if not epochs:
-        return made(study.metric, None, None, None)
+        return made(None, None, None)
     values = best_values if rule == "best_so_far" else values_at
-    return made(study.metric, epochs[-1], *(values(study, side, study.metric, epochs[-1]) for side in both))
+    return made(epochs[-1], *(values(study, side, study.metric, epochs[-1]) for side in both))
 
 
 def compare_to_baseline(study: StudyView) -> dict[str, Comparison]:
@@ -209,7 +212,8 @@ def _blocked(study: StudyView, arms: Sequence[ArmView], epoch: int | None) -> st
             if not any(finite(row.metrics.get(study.metric)) for row in cell.rows):
                 return f"seed {seed} of {arm.name} has no value of {study.metric}"
             if epoch is not None and not finite(cell.metric_at(study.metric, epoch)):
-                return f"seed {seed} of {arm.name} has not reached epoch {epoch}"
+                what = "has not reached" if cell.epoch < epoch else f"has no value of {study.metric} at"
+                return f"seed {seed} of {arm.name} {what} epoch {epoch}"
             if study.compare == "last" and cell.state != "done":
                 return f"seed {seed} of {arm.name} is not at its end"
     if study.compare == "last":

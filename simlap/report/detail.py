@@ -163,7 +163,7 @@ def _by_seed(study: StudyView, arm: ArmView, metric: str, epoch: int) -> dict[in
     for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
         value = None
         if cell is not None:
-            at_end = metric == study.report_metric
+            at_end = study.compare in ("common", "last")
             value = (cell.result.get(metric) if cell.state == "done" else None) if at_end else cell.metric_at(metric, epoch)
         if value is not None and finite(value):
             found[seed] = value

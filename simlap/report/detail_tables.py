@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from simlap.record.view import StudyView
-from simlap.report.detail import Details, Interval
+from simlap.report.detail import ArmDetail, Details, Interval
 from simlap.report.inference import BCA_COVERAGE, SIGN_FLIP_SEEDS
 from simlap.report.stats import ALPHA
 from simlap.report.text_table import TextTable, filled
@@ -82,7 +83,7 @@ def _arms(study: StudyView, found: Details) -> TextTable | None:
 
 def _caption(study: StudyView, found: Details) -> str:
     """Only what there is in the table is explained."""
-    has = {key: any(getattr(one, key) is not None for one in found.arms) for key in vars(found.arms[0])}
+    has = {key.name: any(getattr(one, key.name) is not None for one in found.arms) for key in fields(ArmDetail)}
     seeds = len(study.seeds)
     known = min(BCA_COVERAGE, key=lambda n: abs(n - seeds))
     parts = []

@@ -54,7 +54,8 @@ def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str
                 f"in the experiment, evaluate.{i}.every_epochs is {'null' if every is None else every} and must divide them",
                 file=file, key="metric.name", value=spec.metric.name,
             )  # fmt: skip
-        if spec.metric.name in names and declared is not None and (not every or declared % every) and declared != experiment.train.epochs:
+        missed = declared is not None and declared != experiment.train.epochs and (not every or declared % every)
+        if spec.metric.name in names and missed:
             raise ConfigError(
                 f"{spec.metric.name} is not measured there: in the experiment, evaluate.{i}.every_epochs is "
                 f"{'null' if every is None else every}", file=file, key="compare.epoch", value=declared,

@@ -138,7 +138,7 @@ BAD: dict[str, tuple[str, str, str, list[str]]] = {
         ["claims.0: `filter=off is worse`: expected <, > or ~", "it is written like `filter=off < filter=on by 0.01"],
     ),
     "claim with one seed": (
-        GOOD, SEEDS, "seeds: 1\nclaims: [dim=32 > baseline]",
+        GOOD, SEEDS, "seeds: 1\nclaims: [dim=32 hidden=32 > baseline]",
         ["seeds: no claim can be tested with one seed"],
     ),
     "declared epoch beyond the end": (
