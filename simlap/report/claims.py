@@ -21,7 +21,7 @@ from simlap.report.compare import Comparison, baseline_of, compare, planned_cell
 from simlap.report.inference import equivalence, exceeds
 from simlap.report.race_claims import judge_by_race
 from simlap.report.stats import holm
-from simlap.report.words import decimals_for, p_text, place, unit_of
+from simlap.report.words import amount, decimals_for, p_text, place, unit_of
 
 Verdict = Literal["holds", "fails", "undecided"]
 
@@ -149,12 +149,10 @@ def _judged(case: _Case, family: int, p_for: float, p_against: float) -> Judged:
         verdict = "holds"
     elif p_against < claim.threshold:
         verdict = "fails"
-    unit = unit_of(comparison.metric)
-    size = f"{claim.margin * unit.scale:g}{unit.suffix}"
-    size = size.removesuffix("s") if size == "1 points" else size
-    what = f"within {size}" if claim.relation == "~" else f"above by more than {size}" if claim.margin else "above"
+    size = amount(unit_of(comparison.metric), claim.margin)
+    what = f"by less than {size}" if claim.relation == "~" else f"by more than {size}" if claim.margin else "above"
     told = {
-        "holds": f"{what}, {p_text(p_for)}",
+        "holds": f"{what}, {p_text(p_for)}" if claim.margin else p_text(p_for),
         "fails": f"not {what}, {p_text(p_against)}",
         "undecided": f"that it is {what} is not shown, {p_text(p_for)}, nor the opposite, {p_text(p_against)}",
     }[verdict]
@@ -170,13 +168,13 @@ def _judged(case: _Case, family: int, p_for: float, p_against: float) -> Judged:
 
 
 def _difference(metric: str, upper: str, lower: str, mean: float, low: float | None, high: float | None) -> str:
-    """`filter=on − filter=off: +7.1 points [6.2, 8.0]`."""
+    """`filter=on is above filter=off by 7.1 ± 0.9 points`."""
     unit = unit_of(metric)
-    decimals = decimals_for(unit, (high - low) / 2 if low is not None and high is not None else None, mean)
-    text = f"({upper}) − ({lower}) = {unit.number(mean, decimals, sign=True)}{unit.suffix}"
-    if low is None or high is None:
-        return text
-    return f"{text} [{unit.number(low, decimals, sign=True)}, {unit.number(high, decimals, sign=True)}]"
+    half = (high - low) / 2 if low is not None and high is not None else None
+    decimals = decimals_for(unit, half, mean)
+    noise = "" if half is None else f" ± {unit.number(half, decimals)}"
+    side = "below" if mean < 0 else "above"
+    return f"{upper} is {side} {lower} by {unit.number(abs(mean), decimals)}{noise}{unit.suffix}"
 
 
 def _more_seeds(case: _Case, family: int) -> str:

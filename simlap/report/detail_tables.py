@@ -10,7 +10,7 @@ from simlap.report.detail import ArmDetail, Details, Interval
 from simlap.report.inference import BCA_COVERAGE, SIGN_FLIP_SEEDS
 from simlap.report.stats import ALPHA
 from simlap.report.text_table import TextTable, filled
-from simlap.report.words import Unit, decimals_for, metric_title, p_text, unit_of
+from simlap.report.words import Unit, amount, decimals_for, metric_title, p_text, unit_of
 
 ARMS, FACTORS, IMPORTANCE = "Beside the t test", "Main effects and interactions", "Importance of sampled factors"
 
@@ -76,7 +76,7 @@ def _arms(study: StudyView, found: Details) -> TextTable | None:
     ]
     points = " (points)" if unit.percent else ""
     head = [
-        "Arm", "Rank", "BCa", f"BCa of the difference{points}", "g", "p (sign flips)", "p (equivalence)", "Seeds needed",
+        "Arm", "Rank", "BCa", f"BCa of the difference{points}", "g", "p sign flips", "p equivalent", "Seeds needed",
     ]  # fmt: skip
     return filled(ARMS, head, rows, _caption(study, found))
 
@@ -103,10 +103,9 @@ def _caption(study: StudyView, found: Details) -> str:
     if has["sign_flip"]:
         parts.append(f"Sign flips: permutation test, from {SIGN_FLIP_SEEDS} seeds on, Holm-adjusted over the arms.")
     if has["equivalence"] and study.margin is not None:
-        unit = unit_of(study.report_metric)
+        margin = amount(unit_of(study.report_metric), study.margin)
         parts.append(
-            f"Equivalence: of a difference of {study.margin * unit.scale:g}{unit.suffix} or more (two one-sided t tests, "
-            f"Holm-adjusted); below {ALPHA:.2g} the arm is equivalent to the baseline."
+            f"Equivalent: p of a difference of {margin} or more (two one-sided t tests, Holm-adjusted); below {ALPHA:.2g} the arm is equivalent to the baseline."
         )
     if has["more_seeds"]:
         parts.append(

@@ -38,6 +38,12 @@ def unit_of(metric: str) -> Unit:
     return Unit(100.0, " points", True) if metric.endswith("_top1") else Unit(1.0, "", False)
 
 
+def amount(unit: Unit, value: float) -> str:
+    """`1 point`, `0.5 points`, `0.02`: a number that somebody wrote."""
+    text = f"{value * unit.scale:g}{unit.suffix}"
+    return text.removesuffix("s") if text == "1 points" else text
+
+
 def decimals_for(unit: Unit, noise: float | None, value: float = 1.0) -> int:
     """Decimals that show the first digit of the noise (percent: at least one decimal), four digits without noise."""
     if noise is not None and noise > 0:

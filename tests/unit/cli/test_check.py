@@ -62,7 +62,7 @@ def test_all_hold(
     run(folder)
     assert check(monkeypatch, study, "--junit", "claims.xml") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert told.startswith("holds lr=0.02 > baseline by 0.05 (lr=0.02) − (lr=0.01) = +")
+    assert told.startswith("holds lr=0.02 > baseline by 0.05 lr=0.02 is above lr=0.01 by 10.0 ± ")
     assert told.endswith("2 claims: 2 hold")
     suite = ElementTree.parse(folder / "claims.xml").getroot()[0]
     assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == ("small", "2", "0")

@@ -140,7 +140,7 @@ def test_claims_are_in_every_rendering() -> None:
     told = io.StringIO()
     print_report(view, Console(file=told, width=300))
     assert "Claims: 1 fails" in told.getvalue()
-    assert "**fails**: `filter=off > filter=on at pairs=distinct`: (filter=off,pairs=distinct)" in render(view, "md")
+    assert "**fails**: `filter=off > filter=on at pairs=distinct`: filter=off,pairs=distinct is below filter=on,pairs=distinct by 7." in render(view, "md")
     assert "filter=off &gt; filter=on at pairs=distinct" in render(view, "html")
 
 
