@@ -5,8 +5,8 @@
     side     = levels | "baseline"
     levels   = factor=level { [","] factor=level }
 
-`A < B by 0.01` says that the metric of B is more than 0.01 above that of A; `A ~ B within 0.01` that they differ by less than 0.01.
-A factor that is named nowhere has the baseline's level. A name with spaces, commas or any of `<>~=` stands in quotes:
+`A < B by 0.01` says that the metric of B is more than 0.01 above that of A; `A ~ B within 0.01` that they differ by less than
+0.01. A factor that is named nowhere has the baseline's level. A name with spaces, commas or any of `<>~=` stands in quotes:
 `widths="[16, 32]"`.
 """
 

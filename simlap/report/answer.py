@@ -13,7 +13,16 @@ from simlap.report.inference import SIGN_FLIP_SEEDS, normality
 from simlap.report.origin import other_code, superseded_text
 from simlap.report.race import race_sentence
 from simlap.report.stats import finite
-from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, levels_text, p_text, rule_text, split_word, unit_of
+from simlap.report.words import (
+    TEST_DECISIONS,
+    arm_state,
+    decimals_for,
+    levels_text,
+    p_text,
+    rule_text,
+    split_word,
+    unit_of,
+)
 
 _NOT_NORMAL = 0.01
 """Lower than 0.05: of many arms, some would be named by chance."""
@@ -146,8 +155,8 @@ def _not_normal(comparisons: Mapping[str, Comparison]) -> list[Notice]:
     if not lines:
         return []
     text = (
-        f"The differences to the baseline of {len(lines)} arm{'s' * (len(lines) > 1)} are not normally distributed: their t tests and t "
-        f"intervals may mislead. The sign-flip test, from {SIGN_FLIP_SEEDS} seeds on, does not need it."
+        f"The differences to the baseline of {len(lines)} arm{'s' * (len(lines) > 1)} are not normally distributed: their t "
+        f"tests and t intervals may mislead. The sign-flip test, from {SIGN_FLIP_SEEDS} seeds on, does not need it."
     )
     return [Notice("warning", text, "\n".join(lines))]
 

@@ -1,9 +1,9 @@
 """What became of a study's claims: holds, fails or undecided, with the numbers.
 
-A claim `A < B by m` is held against H0: B - A <= m, by a one-sided paired t test; `A ~ B within m` against H0: they differ by m or
-more, by two of them. p-values are adjusted by Holm's method over all claims of the file, those that cannot be judged yet included.
-A claim *holds* where H0 is rejected; it *fails* where the opposite is shown in the same way; else it is *undecided*. Only what is
-at its end is judged: an arm that a scheduler stopped was stopped by what would be tested.
+A claim `A < B by m` is held against H0: B - A <= m, by a one-sided paired t test; `A ~ B within m` against H0: they differ by m
+or more, by two of them. p-values are adjusted by Holm's method over all claims of the file, those that cannot be judged yet
+included. A claim *holds* where H0 is rejected; it *fails* where the opposite is shown in the same way; else it is *undecided*.
+Only what is at its end is judged: an arm that a scheduler stopped was stopped by what would be tested.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _judged(case: _Case, family: int, p_for: float, p_against: float) -> Judged:
     }[verdict]
     over = f", Holm over {family} claims" if family > 1 else ""
     basis = f"{place(comparison)}, paired over {test.n} seeds{over}"
-    text = f"{_difference(comparison.metric, comparison.arm, comparison.reference, test.mean, test.low, test.high)}: {told} ({basis})"
+    difference = _difference(comparison.metric, comparison.arm, comparison.reference, test.mean, test.low, test.high)
+    text = f"{difference}: {told} ({basis})"
     if verdict == "undecided" and (more := _more_seeds(case, family)):
         text += f"; {more}"
     return Judged(

@@ -2,8 +2,8 @@
 
 Two arms are compared at the highest epoch that all planned seeds of both reached. Surviving seeds alone are never averaged.
 If every planned seed of both is done, that is the end, and the final (test) metric is compared. Otherwise it is the decision
-(validation) metric at the highest common epoch, both sides at that epoch. A study file may declare another rule (`compare`): at the
-end only, at an epoch, or by every run's best value so far.
+(validation) metric at the highest common epoch, both sides at that epoch. A study file may declare another rule (`compare`): at
+the end only, at an epoch, or by every run's best value so far.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class ArmDetail:
     """p-value, Holm-adjusted over the arms; so is the next."""
     equivalence: float | None = None
     more_seeds: int | None = None
-    """That would find the difference as it is now with 80 % power, where it is not found; None where it is, or 10,000 would not."""
+    """That would find the difference as it is now with 80 % power; None where it is found already, or 10,000 would not."""
     rank: int | None = None
     """1 + how many arms are better by a test of every two arms; arms that cannot be told apart share one."""
 
@@ -146,7 +146,7 @@ def _ranks(study: StudyView, values: Mapping[str, Sequence[float]], pairs: Seque
 
 
 def _measured(study: StudyView, metric: str, epoch: int) -> list[Measured]:
-    """Values of arms whose seeds are all there, or failed: where a scheduler chose which seeds went on, they are not all alike."""
+    """Values of arms whose seeds are all there, or failed: where a scheduler chose which seeds went on, they are not alike."""
     rows: list[Measured] = []
     for arm in study.arms:
         if study.compare == "best_so_far":
@@ -164,7 +164,9 @@ def _by_seed(study: StudyView, arm: ArmView, metric: str, epoch: int) -> dict[in
         value = None
         if cell is not None:
             at_end = study.compare in ("common", "last")
-            value = (cell.result.get(metric) if cell.state == "done" else None) if at_end else cell.metric_at(metric, epoch)
+            value = (
+                (cell.result.get(metric) if cell.state == "done" else None) if at_end else cell.metric_at(metric, epoch)
+            )
         if value is not None and finite(value):
             found[seed] = value
         elif cell is None or cell.state != "failed":

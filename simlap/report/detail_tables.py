@@ -105,11 +105,13 @@ def _caption(study: StudyView, found: Details) -> str:
     if has["equivalence"] and study.margin is not None:
         margin = amount(unit_of(study.report_metric), study.margin)
         parts.append(
-            f"Equivalent: p of a difference of {margin} or more (two one-sided t tests, Holm-adjusted); below {ALPHA:.2g} the arm is equivalent to the baseline."
+            f"Equivalent: p of a difference of {margin} or more (two one-sided t tests, Holm-adjusted); below {ALPHA:.2g} the "
+            "arm is equivalent to the baseline."
         )
     if has["more_seeds"]:
         parts.append(
-            "Seeds needed: so many more would find the difference as it is now, which may be far from the true one, in 80% of studies."
+            "Seeds needed: so many more would find the difference as it is now, which may be far from the true one, in 80% of "
+            "studies."
         )
     return " ".join(parts)
 
@@ -133,8 +135,8 @@ def _factors(study: StudyView, found: Details) -> TextTable | None:
         f"Analysis of variance (type II) with seeds as blocks; F has {model.residual_df} degrees of freedom below. Share: of the "
         "variation that neither seeds nor other factors explain (partial eta squared)."
         if exact
-        else "Cells failed, so this is a mixed model with seeds as random blocks (REML) and Wald tests, which are optimistic with few "
-        "seeds; it takes the failed cells for missing at random."
+        else "Cells failed, so this is a mixed model with seeds as random blocks (REML) and Wald tests, which are optimistic "
+        "with few seeds; it takes the failed cells for missing at random."
     )
     over = "" if found.factor_arms == len(study.arms) else f" Over {found.factor_arms} of {len(study.arms)} arms."
     where = f"{metric_title(found.metric)} at epoch {found.epoch}"

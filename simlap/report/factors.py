@@ -1,8 +1,8 @@
-"""What each factor does over the whole study: main effects and interactions (statsmodels), importance of sampled factors (Optuna).
+"""What each factor does over the whole study: main effects, interactions (statsmodels), importance of sampled ones (Optuna).
 
-Seeds are blocks: every arm runs with the same ones, so what a seed does to all arms alike is taken out. Where every arm has every
-seed, that is an analysis of variance with seeds as a factor of their own, whose F tests are exact for normal residuals. Where cells
-are missing, it is a mixed model with a random intercept for each seed, whose Wald tests are approximate.
+Seeds are blocks: every arm runs with the same ones, so what a seed does to all arms alike is taken out. Where every arm has
+every seed, that is an analysis of variance with seeds as a factor of their own, whose F tests are exact for normal residuals.
+Where cells are missing, it is a mixed model with a random intercept for each seed, whose Wald tests are approximate.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def factor_tests(rows: Sequence[Measured], factors: Sequence[str]) -> FactorTest
 
 
 def anova(data: Mapping[str, Sequence[Any]], formula: str) -> Any:
-    """statsmodels' table of an analysis of variance (type II), or None where a column depends on others, or nothing is left over."""
+    """statsmodels' table of an analysis of variance (type II); None where a column depends on others, or nothing is left over."""
     import pandas as pd
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
@@ -174,13 +174,13 @@ def importance(
         return None
     import optuna
 
-    ranges = {
+    ranges: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(
             min(p[name] for p in points), max(p[name] for p in points), log=name in log
         )
         for name in points[0]
+        if len({point[name] for point in points}) > 1
     }
-    ranges = {name: distribution for name, distribution in ranges.items() if distribution.low < distribution.high}
     if not ranges:
         return None
     verbosity = optuna.logging.get_verbosity()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import special, stats
 
 from simlap.report.stats import CONFIDENCE
 
+Values: TypeAlias = "Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]"
 SIGN_FLIP_SEEDS = 8
 """Fewest seeds of the permutation test: with n, its p-value is never below 2^(1 - n), which is 0.0625 for 5 and 0.0078 for 8."""
 BCA_SEEDS = 3
@@ -30,11 +31,11 @@ _SEED = 20_240_901
 """Of the bootstrap and of random sign patterns: the same differences give the same numbers."""
 
 
-def effect_size(differences: Sequence[float]) -> float | None:
+def effect_size(differences: Values) -> float | None:
     """Hedges' g of paired differences: their mean in standard deviations (Cohen's d_z), corrected for its bias in few seeds.
 
-    The correction is exact, gamma(df / 2) / (sqrt(df / 2) gamma((df - 1) / 2)) with df = n - 1 (Hedges 1981). None with fewer than
-    three differences, or where they have no spread.
+    The correction is exact, gamma(df / 2) / (sqrt(df / 2) gamma((df - 1) / 2)) with df = n - 1 (Hedges 1981). None with fewer
+    than three differences, or where they have no spread.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.size < 3 or not _spread(d):
@@ -45,7 +46,7 @@ def effect_size(differences: Sequence[float]) -> float | None:
 
 
 def bca(
-    values: Sequence[float], statistic: Callable[..., Any] = np.mean, confidence: float = CONFIDENCE
+    values: Values, statistic: Callable[..., Any] = np.mean, confidence: float = CONFIDENCE
 ) -> tuple[float, float] | None:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) of the mean, or of another statistic.
 
@@ -64,7 +65,7 @@ def bca(
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def sign_flip(differences: Sequence[float]) -> float | None:
+def sign_flip(differences: Values) -> float | None:
     """Two-sided p-value of the sign-flip permutation test of the mean (Fisher 1935); None below `SIGN_FLIP_SEEDS` differences.
 
     It assumes only that each difference is as likely to have the other sign, and no normal distribution.
@@ -79,7 +80,7 @@ def sign_flip(differences: Sequence[float]) -> float | None:
     return float(found.pvalue)
 
 
-def exceeds(differences: Sequence[float], margin: float) -> float | None:
+def exceeds(differences: Values, margin: float) -> float | None:
     """One-sided p-value of H0: the mean difference is at most `margin` (t test); None for a single difference.
 
     Without any spread it is 0 or 1, as the differences lie above the margin or not.
@@ -92,14 +93,13 @@ def exceeds(differences: Sequence[float], margin: float) -> float | None:
     return float(stats.ttest_1samp(d, margin, alternative="greater").pvalue)
 
 
-def equivalence(differences: Sequence[float], margin: float) -> float | None:
-    """p-value of H0: the mean difference lies outside (-margin, margin): two one-sided t tests, the larger p (Schuirmann 1987)."""
-    d = np.asarray(differences, dtype=np.float64)
-    below, above = exceeds(d, -margin), exceeds(-d, -margin)
+def equivalence(differences: Values, margin: float) -> float | None:
+    """p-value of H0: the mean difference lies outside (-margin, margin); the larger of two one-sided ones (Schuirmann 1987)."""
+    below, above = exceeds(differences, -margin), exceeds([-d for d in differences], -margin)
     return None if below is None or above is None else max(below, above)
 
 
-def normality(differences: Sequence[float]) -> float | None:
+def normality(differences: Values) -> float | None:
     """p-value of the Shapiro-Wilk test; None with fewer than three differences, or where they have no spread."""
     d = np.asarray(differences, dtype=np.float64)
     if d.size < 3 or not _spread(d):

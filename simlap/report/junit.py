@@ -34,4 +34,6 @@ def junit(study: str, judged: Sequence[Judged]) -> str:
 
 def _plain(text: str) -> str:
     """Without what no XML document may hold."""
-    return "".join(c for c in text if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff")
+    return "".join(
+        c for c in text if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
+    )

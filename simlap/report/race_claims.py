@@ -1,4 +1,4 @@
-"""Claims about a race, judged by the race's own decisions: seeds were added by what would be tested, so nothing is tested anew."""
+"""Claims about a race, judged by its own decisions: seeds were added by what would be tested, so nothing is tested anew."""
 
 from __future__ import annotations
 
@@ -97,6 +97,9 @@ def _wide(study: StudyView, race: RaceView, decision: DecisionView) -> tuple[flo
         return None, None
     arms = len(study.arms)
     comparisons = max(1, arms - 1 if race.against == "baseline" else arms * (arms - 1) // 2)
-    t = [-float(special.stdtrit(decision.seeds - 1, level / 2)) for level in (decision.level / comparisons, decision.level)]
+    t = [
+        -float(special.stdtrit(decision.seeds - 1, level / 2))
+        for level in (decision.level / comparisons, decision.level)
+    ]
     half = (decision.high - decision.low) / 2 * t[0] / t[1]
     return decision.difference - half, decision.difference + half

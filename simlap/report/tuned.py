@@ -75,4 +75,3 @@ def _value(study: StudyView, search: SearchView) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-

@@ -117,7 +117,7 @@ def _json(plan: Plan) -> dict[str, Any]:
 
 
 def _late(plan: Plan) -> list[str]:
-    """What the file declares, or does not any more, only since there are results. It stays late for as long as it stands there."""
+    """What the file declares, or does not any more, only since there are results. It stays late for as long as it is there."""
     spec, earlier = plan.study.spec, read_plan(plan.storage.child("studies", plan.study.name))
     if not earlier or not any(cell.facts.epoch for cell in plan.cells):
         # results that another study has come to do not count before this one was applied: nobody has seen them as its own

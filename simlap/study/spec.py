@@ -126,9 +126,9 @@ class StudySpec(Strict):
     """How many seeds (0, 1, ...), or which. Every arm gets the same ones."""
     metric: Metric = Metric()
     compare: Literal["common", "last", "best_so_far"] | DeclaredEpoch = "common"
-    """Where two arms are compared: on `metric.report` at the end where all planned seeds of both got there, else on `metric.name` at
-    the highest epoch that all of them reached (`common`); at the end or not at all (`last`); by each run's best `metric.name` up to
-    the highest epoch that all reached (`best_so_far`); or on `metric.name` at an epoch (`{epoch: 5}`)."""
+    """Where two arms are compared: on `metric.report` at the end where all planned seeds of both got there, else on
+    `metric.name` at the highest epoch that all of them reached (`common`); at the end or not at all (`last`); by each run's best
+    `metric.name` up to the highest epoch that all reached (`best_so_far`); or on `metric.name` at an epoch (`{epoch: 5}`)."""
     margin: Positive | None = None
     """Differences to the baseline below it do not matter, in the units of `metric.report`: the report tests whether arms are
     equivalent within it. (A race has its own, `scheduler.margin`.)"""

@@ -64,7 +64,9 @@ def test_a_factor_that_exists_in_some_arms_only() -> None:
     assert sides(found, grid) == ("gate=gumbel noise=gumbel", "gate=open")
     with pytest.raises(ConfigError, match=r"leaves open which of 2 arms it is: name the other factors"):
         sides(parse("gate=gumbel > baseline"), grid)
-    with pytest.raises(ConfigError, match=r"no such arm.*Valid: gate=gumbel noise=logistic, gate=gumbel noise=gumbel\."):
+    with pytest.raises(
+        ConfigError, match=r"no such arm.*Valid: gate=gumbel noise=logistic, gate=gumbel noise=gumbel\."
+    ):
         sides(parse("gate=gumbel noise=none > baseline"), grid)
     other = Grid(arms, factors, "gate=gumbel noise=logistic")
     assert sides(parse("gate=open < baseline"), other) == ("gate=open", "gate=gumbel noise=logistic")

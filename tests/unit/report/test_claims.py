@@ -171,15 +171,26 @@ def test_two_arms_that_the_race_does_not_compare() -> None:
     view = raced("worse")
     assert view.race is not None
     decisions = {**view.race.decisions, OFF: view.race.decisions[ARM]}
-    (one,) = judge(replace(view, race=replace(view.race, decisions=decisions)), ["filter=off < filter=off pairs=distinct"])
+    (one,) = judge(
+        replace(view, race=replace(view.race, decisions=decisions)), ["filter=off < filter=off pairs=distinct"]
+    )
     assert one.text == "the race compares arms with the baseline only, and these two not with each other"
 
 
 def test_junit() -> None:
-    claims = [OFF_WORSE, "filter=off > filter=on at pairs=distinct", "filter=off < filter=on by 0.0745 at pairs=distinct"]
+    claims = [
+        OFF_WORSE,
+        "filter=off > filter=on at pairs=distinct",
+        "filter=off < filter=on by 0.0745 at pairs=distinct",
+    ]
     judged = judge(named(), claims)
     suite = ElementTree.fromstring(junit("a & \x07b", judged).encode())[0]
-    assert (suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("a & b", "3", "1", "1")
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) == (
+        "a & b",
+        "3",
+        "1",
+        "1",
+    )
     assert [case.get("name") for case in suite] == claims
     assert [case[0].tag for case in suite] == ["system-out", "failure", "error"]
     assert suite[1][0].get("message") == judged[1].text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -46,7 +48,7 @@ def test_bca_intervals_cover_as_little_as_the_report_says(seeds: int) -> None:
     assert covered == pytest.approx(BCA_COVERAGE[seeds], abs=2)
 
 
-def study_of(values: np.ndarray) -> StudyView:
+def study_of(values: Any) -> StudyView:
     """A finished study of one factor, with these values by arm and seed."""
     arms, seeds = map(range, values.shape)
     found = [
@@ -60,11 +62,13 @@ def study_of(values: np.ndarray) -> StudyView:
 
 
 def test_a_study_without_effects_reports_one_in_five_percent_at_most() -> None:
-    """A/A: every arm draws from the same distribution, beside what its seed shares. Holm's method finds something where the smallest
-    p-value, times the number of arms, is below 5 %: so it is counted, after it was held against whole reports."""
+    """A/A: every arm draws from the same distribution, beside what its seed shares. Holm's method finds something where the
+    smallest p-value, times the number of arms, is below 5 %: so it is counted, after it was held against whole reports."""
     arms, seeds = 3, 5
     rng = np.random.default_rng(0)
-    values = 0.9 + 0.01 * rng.standard_normal((40_000, 1, seeds)) + 0.005 * rng.standard_normal((40_000, 1 + arms, seeds))
+    values = (
+        0.9 + 0.01 * rng.standard_normal((40_000, 1, seeds)) + 0.005 * rng.standard_normal((40_000, 1 + arms, seeds))
+    )
     p = stats.ttest_rel(values[:, 1:], values[:, :1], axis=-1).pvalue
     reported = p.min(axis=1) * arms < 0.05
     checked = [*range(50), *np.flatnonzero(reported)[:50]]

@@ -19,6 +19,8 @@ from simlap.report.detail import details
 from simlap.report.inference import bca, sign_flip
 from tests.unit.report import factory
 
+REPORT = "test/probe_top1"
+
 
 def study_of(means: dict[str, float], seeds: int = 5, noise: float = 0.002, **changes: Any) -> StudyView:
     """A finished study of one factor whose levels are the names of its arms; the first is the baseline."""
@@ -28,7 +30,7 @@ def study_of(means: dict[str, float], seeds: int = 5, noise: float = 0.002, **ch
         ArmView(
             f"f={name}", {"f": name}, False, i == 0,
             [
-                CellView(f"{name}-{s}", s, "done", result={"test/probe_top1": mean + float(shared[s] + noise * rng.standard_normal())})
+                CellView(f"{name}-{s}", s, "done", result={REPORT: mean + float(shared[s] + noise * rng.standard_normal())})
                 for s in range(seeds)
             ],
         )
@@ -140,7 +142,10 @@ def test_claims_are_in_every_rendering() -> None:
     told = io.StringIO()
     print_report(view, Console(file=told, width=300))
     assert "Claims: 1 fails" in told.getvalue()
-    assert "**fails**: `filter=off > filter=on at pairs=distinct`: filter=off,pairs=distinct is below filter=on,pairs=distinct by 7." in render(view, "md")
+    assert (
+        "**fails**: `filter=off > filter=on at pairs=distinct`: filter=off,pairs=distinct is below filter=on,pairs=distinct by 7."
+        in render(view, "md")
+    )
     assert "filter=off &gt; filter=on at pairs=distinct" in render(view, "html")
 
 
@@ -162,7 +167,11 @@ def test_a_warning_where_differences_are_not_normal() -> None:
 @pytest.mark.parametrize(
     ("rule", "words", "at"),
     [
-        ("last", "Only arms that finished with every seed are compared, at the end, as the study file declares.", "test"),
+        (
+            "last",
+            "Only arms that finished with every seed are compared, at the end, as the study file declares.",
+            "test",
+        ),
         (4, "All arms are compared on val/probe_top1 at epoch 4, as the study file declares.", "val @ epoch 4"),
         ("best_so_far", "the best of several noisy values is too high", "val best ≤ epoch 5"),
         ("common", "at the highest epoch all planned seeds of both reached", "val @ epoch 5"),

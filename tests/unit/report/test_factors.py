@@ -66,10 +66,7 @@ def runs(effect: float, interaction: float = 0.0, seeds: int = 5) -> list[Measur
             s,
             {"a b": a, "pairs": p, "fixed": "x"},
             float(
-                shared[s]
-                + effect * (a == "on")
-                + interaction * (a == "on" and p == "3")
-                + 0.1 * rng.standard_normal()
+                shared[s] + effect * (a == "on") + interaction * (a == "on" and p == "3") + 0.1 * rng.standard_normal()
             ),
         )
         for s, a, p in itertools.product(range(seeds), ["on", "off"], ["1", "2", "3"])
