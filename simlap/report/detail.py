@@ -18,6 +18,8 @@ from simlap.report.stats import Paired, finite, holm, paired
 
 MAX_RANKED = 30
 """Arms; among more, every two of them are too many tests to find anything."""
+MAX_RESAMPLED = 100
+"""Arms; of more, no bootstrap, no permutations and no numbers of seeds: they would take the better part of a minute."""
 Interval = tuple[float, float]
 
 
@@ -66,7 +68,8 @@ def details(study: StudyView, comparisons: Mapping[str, Comparison]) -> Details:
     """Computed from the values that are compared (`compare` of the study file)."""
     metric, epoch, values = comparable(study)
     tests = {name: c.paired for name, c in comparisons.items() if c.paired is not None and c.paired.differences}
-    flips = _adjusted({name: sign_flip(test.differences) for name, test in tests.items()})
+    few = len(study.arms) <= MAX_RESAMPLED
+    flips = _adjusted({name: sign_flip(test.differences) for name, test in tests.items()} if few else {})
     margin = study.margin
     same = _adjusted({name: equivalence(t.differences, margin) for name, t in tests.items()} if margin else {})
     pairs = _pairs(values)
@@ -77,8 +80,9 @@ def details(study: StudyView, comparisons: Mapping[str, Comparison]) -> Details:
         d = test.differences if test is not None else ()
         arms.append(
             ArmDetail(
-                arm.name, bca(own) if own else None, bca(d) if d else None, effect_size(d) if d else None,
-                flips.get(arm.name), same.get(arm.name), _more_seeds(test, len(tests)), ranks.get(arm.name),
+                arm.name, bca(own) if own and few else None, bca(d) if d and few else None,
+                effect_size(d) if d else None, flips.get(arm.name), same.get(arm.name),
+                _more_seeds(test, len(tests)) if few else None, ranks.get(arm.name),
             )
         )  # fmt: skip
     rows = _measured(study, metric, epoch)

@@ -11,11 +11,14 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
 Method = Literal["anova", "mixed"]
+MAX_COLUMNS = 250
+"""Of a model, as 0/1 columns; a larger one takes minutes, and says little by factor."""
 MIN_IMPORTANCE_ARMS = 20
 """Fewer tried points say nothing about importance: the best tenth of them would be one."""
 
@@ -75,7 +78,11 @@ def factor_tests(rows: Sequence[Measured], factors: Sequence[str]) -> FactorTest
     names = [f"C(f{i}, Sum)" for i in range(len(factors))]
     main = " + ".join(names)
     both = f"({main}) ** 2"
+    degrees = [len({row.levels[factor] for row in rows}) - 1 for factor in factors]
+    columns = {main: sum(degrees), both: sum(degrees) + sum(a * b for a, b in combinations(degrees, 2))}
     for terms in [both, main] if len(factors) > 1 else [main]:
+        if len(seeds) + columns[terms] > MAX_COLUMNS:
+            continue
         if complete:
             if (found := _anova(data, terms, factors)) is not None:
                 return found

@@ -149,6 +149,16 @@ def test_claims_are_in_every_rendering() -> None:
     assert "filter=off &gt; filter=on at pairs=distinct" in render(view, "html")
 
 
+def test_many_arms_are_not_resampled() -> None:
+    """And a factor of so many levels is no model."""
+    found = of(study_of({f"{i}": 0.5 + 0.001 * i for i in range(300)}, seeds=8))
+    assert {(one.mean_bca, one.difference_bca, one.sign_flip, one.more_seeds, one.rank) for one in found.arms} == {
+        (None,) * 5
+    }
+    assert found.arms[1].effect_size is not None
+    assert (found.factors, found.pairs) == (None, [])
+
+
 def test_a_study_without_anything_to_say_has_no_tables() -> None:
     view = study_of({"a": 0.9, "b": 0.95}, seeds=1)
     assert build(view).tables == []
