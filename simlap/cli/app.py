@@ -39,8 +39,8 @@ RootOption = Annotated[
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 ok, 1 failed cells or damaged images, 2 wrong input, 3 budget reached, 4 study taken over,
-    130 interrupted."""
+    """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, or damaged images, 2 wrong input, 3 budget reached,
+    4 study taken over, 130 interrupted."""
     warnings.filterwarnings("ignore")
     try:
         code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns

@@ -325,6 +325,8 @@ def read_study(storage: Storage, name: str) -> StudyView:
         name=name, arms=arms, stages=stages, race=race,
         searches=[_search(storage, search) for search in plan.get("searches", [])],
         superseded=_superseded(storage, plan),
+        compare=plan.get("compare", "common"), margin=plan.get("margin"), sampled=plan.get("sampled", {}),
+        declared_late=plan.get("declared_late", []),
         **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )  # fmt: skip
 

@@ -232,6 +232,16 @@ class StudyView:
     race: RaceView | None = None
     """Where the scheduler is one, and has begun."""
     claims: list[str] = field(default_factory=list)
+    """What its file says that it is to show (`simlap.config.claims`)."""
+    compare: str | int = "common"
+    """Where arms are compared: at the highest `common` epoch, at the `last` one, by the value that is `best_so_far`, or at an
+    epoch."""
+    margin: float | None = None
+    """Differences below it do not matter."""
+    sampled: dict[str, Literal["linear", "log"]] = field(default_factory=dict)
+    """Factors whose levels are taken from a range, and on which scale."""
+    declared_late: list[str] = field(default_factory=list)
+    """Keys of its file, and claims, that were first applied when there were results already."""
     validation: bool = True
     """False: there is no validation split, decisions were made on the test set, and tables say so."""
     command: str = ""

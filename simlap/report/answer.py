@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from simlap.evaluate.openness import gate_warning
 from simlap.record.view import ArmView, RaceView, StudyView
-from simlap.report.compare import Effect, baseline_of, planned_cells
+from simlap.report.compare import Comparison, Effect, baseline_of, planned_cells
+from simlap.report.inference import SIGN_FLIP_SEEDS, normality
 from simlap.report.origin import other_code, superseded_text
 from simlap.report.race import race_sentence
 from simlap.report.stats import finite
-from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, levels_text, p_text, split_word, unit_of
+from simlap.report.words import (
+    TEST_DECISIONS,
+    arm_state,
+    decimals_for,
+    levels_text,
+    p_text,
+    rule_text,
+    split_word,
+    unit_of,
+)
 
+_NOT_NORMAL = 0.01
+"""Lower than 0.05: of many arms, some would be named by chance."""
 Verdict = Literal["better", "worse", "same", "open"]
 
 
@@ -47,8 +59,7 @@ def sentence(study: StudyView, effect: Effect) -> Sentence:
     if test is None:
         text = f"{where}{level} cannot be compared with {other} yet: {comparison.blocked}."
         return Sentence(_capital(text), "open", effect.factor)
-    early = "" if comparison.final else f"{_why_early(study, effect)}, compared at epoch {comparison.epoch} on "
-    early += f"{split_word(comparison.metric)}: " if early else ""
+    early = "" if comparison.final else _early(study, effect)
     unit = unit_of(comparison.metric)
     decimals = decimals_for(unit, test.half_width, test.mean)
     size = unit.number(abs(test.mean), decimals)
@@ -78,11 +89,14 @@ def race_sentences(study: StudyView, race: RaceView) -> list[Sentence]:
     return [Sentence(said[0], said[1], arm, said[2]) for arm, said in found if said is not None]
 
 
-def notices(study: StudyView) -> list[Notice]:
-    """Warnings first, then notes."""
+def notices(study: StudyView, comparisons: Mapping[str, Comparison] | None = None) -> list[Notice]:
+    """Warnings first, then notes. `comparisons`: with the baseline, by arm; none of a race, whose tests are its own."""
     found: list[Notice] = []
     if not study.validation:
         found.append(Notice("warning", TEST_DECISIONS))
+    if study.declared_late:
+        text = f"Declared when there were results already: {', '.join(study.declared_late)}. That is no prediction."
+        found.append(Notice("warning", text))
     if baseline_of(study) is None:
         found.append(Notice("warning", "No arm is the baseline, so no differences to it are shown."))
     if len(study.seeds) < 3:
@@ -96,6 +110,7 @@ def notices(study: StudyView) -> list[Notice]:
                 found.append(Notice("warning", text, cell.error or "no error text", "failure"))
     found += [notice for arm in study.arms if (notice := _not_finite(study, arm))]
     found += [notice for arm in study.arms if (notice := _gates(arm))]
+    found += _not_normal(comparisons or {})
     if (code := other_code(study)) is not None and code.differs:
         found.append(Notice("warning", code.text, code.detail))
     if code is not None and not code.differs:
@@ -108,12 +123,14 @@ def notices(study: StudyView) -> list[Notice]:
         if not study.race.over:
             found.append(Notice("note", "The race is not over: cells of its next look are still to be run."))
         return found
+    if study.compare != "common":
+        found.append(Notice("note", rule_text(study)))
     if unfinished:
         found.append(
             Notice(
                 "note",
-                f"{len(unfinished)} of {len(study.arms)} arms are not finished with every seed. They are compared at the "
-                "highest epoch that all planned seeds of both sides reached; seeds that went further alone are not averaged.",
+                f"{len(unfinished)} of {len(study.arms)} arms are not finished with every seed. {rule_text(study)} Seeds that "
+                "went further alone are not averaged.",
                 "\n".join(unfinished),
             )
         )
@@ -126,6 +143,22 @@ def notices(study: StudyView) -> list[Notice]:
             )
         )
     return found
+
+
+def _not_normal(comparisons: Mapping[str, Comparison]) -> list[Notice]:
+    """Differences that are too far from normal for the t test to be trusted; with few seeds the test seldom sees it."""
+    lines = []
+    for arm, comparison in comparisons.items():
+        p = normality(comparison.paired.differences) if comparison.paired is not None else None
+        if p is not None and p < _NOT_NORMAL:
+            lines.append(f"{arm}: Shapiro-Wilk {p_text(p)}")
+    if not lines:
+        return []
+    text = (
+        f"The differences to the baseline of {len(lines)} arm{'s' * (len(lines) > 1)} are not normally distributed: their t "
+        f"tests and t intervals may mislead. The sign-flip test, from {SIGN_FLIP_SEEDS} seeds on, does not need it."
+    )
+    return [Notice("warning", text, "\n".join(lines))]
 
 
 def _gates(arm: ArmView) -> Notice | None:
@@ -146,7 +179,18 @@ def _gates(arm: ArmView) -> Notice | None:
     )
 
 
-def _why_early(study: StudyView, effect: Effect) -> str:
+def _early(study: StudyView, effect: Effect) -> str:
+    """Where the two are compared, as it is not at the end, and why: `filter off stopped early, compared at epoch 5 on ...: `."""
+    comparison = effect.comparison
+    where = f"{'by the best value up to' if comparison.best else 'at'} epoch {comparison.epoch}"
+    why = [] if comparison.declared else _why_early(study, effect)
+    if not (why or comparison.declared or comparison.best):
+        why = ["final values missing"]
+    parts = [*([" and ".join(why)] if why else []), f"compared {where} on {split_word(comparison.metric)}: "]
+    return ", ".join(parts)
+
+
+def _why_early(study: StudyView, effect: Effect) -> list[str]:
     """Which side did not reach the end, and how: `stopped early`, `filter on not finished (1 failed)`."""
     arms = {arm.name: arm for arm in study.arms}
     sides = [(effect.comparison.arm, effect.level), (effect.comparison.reference, effect.reference_level)]
@@ -157,7 +201,7 @@ def _why_early(study: StudyView, effect: Effect) -> str:
             parts.append(f"{effect.factor} {level} stopped early")
         elif state != "done":
             parts.append(f"{effect.factor} {level} not finished ({text})")
-    return " and ".join(parts) or "final values missing"
+    return parts
 
 
 def _not_finite(study: StudyView, arm: ArmView) -> Notice | None:

@@ -2,7 +2,8 @@
 
 Two arms are compared at the highest epoch that all planned seeds of both reached. Surviving seeds alone are never averaged.
 If every planned seed of both is done, that is the end, and the final (test) metric is compared. Otherwise it is the decision
-(validation) metric at the highest common epoch, both sides at that epoch.
+(validation) metric at the highest common epoch, both sides at that epoch. A study file may declare another rule (`compare`): at
+the end only, at an epoch, or by every run's best value so far.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class Comparison:
     paired: Paired | None = None
     blocked: str | None = None
     """Why there is nothing to compare."""
+    declared: bool = False
+    """The study file says where to compare, so that it does not depend on how far runs came."""
+    best: bool = False
+    """Of every run the best value up to `epoch`, not the one at it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,19 @@ def values_at(study: StudyView, arm: ArmView, metric: str, epoch: int) -> list[f
     return values or None
 
 
+def best_values(study: StudyView, arm: ArmView, metric: str, epoch: int) -> list[float] | None:
+    """The best `metric` of every planned seed up to `epoch`, or None where one has none."""
+    better = max if study.mode == "max" else min
+    found: list[float] = []
+    for cell in planned_cells(study, arm):
+        rows = cell.rows if cell is not None else []
+        values = [row.metrics[metric] for row in rows if row.epoch <= epoch and finite(row.metrics.get(metric))]
+        if not values:
+            return None
+        found.append(better(values))
+    return found or None
+
+
 def common_epochs(study: StudyView, arms: Sequence[ArmView], metric: str) -> list[int]:
     """Epochs at which all planned seeds of all `arms` have a finite `metric`, ascending."""
     common: set[int] | None = None
@@ -89,18 +107,31 @@ def common_epochs(study: StudyView, arms: Sequence[ArmView], metric: str) -> lis
 
 def compare(study: StudyView, arm: ArmView, reference: ArmView) -> Comparison:
     """`arm` minus `reference`, paired by seed, by the rule at the top of this file."""
-    x, y = final_values(study, arm), final_values(study, reference)
-    metric, epoch, final = study.report_metric, study.epochs, True
-    if x is None or y is None:
-        metric, final = study.metric, False
-        epochs = common_epochs(study, [arm, reference], metric)
-        if not epochs:
-            return Comparison(arm.name, reference.name, metric, None, False, blocked=_blocked(study, [arm, reference]))
-        epoch = epochs[-1]
-        x, y = values_at(study, arm, metric, epoch), values_at(study, reference, metric, epoch)
-        assert x is not None  # `common_epochs` found them
-        assert y is not None
-    return Comparison(arm.name, reference.name, metric, epoch, final, estimate(x), estimate(y), paired(x, y))
+    rule, both = study.compare, (arm, reference)
+
+    def made(
+        epoch: int | None, x: list[float] | None, y: list[float] | None, *, final: bool = False
+    ) -> Comparison:  # fmt: skip
+        metric = study.report_metric if final else study.metric
+        best, declared = rule == "best_so_far", rule not in ("common", "best_so_far")
+        if x is None or y is None or epoch is None:
+            why = _blocked(study, both, epoch if declared and not final else None)
+            return Comparison(arm.name, reference.name, metric, None, final, blocked=why, declared=declared, best=best)
+        return Comparison(
+            arm.name, reference.name, metric, epoch, final, estimate(x), estimate(y), paired(x, y), None, declared, best
+        )  # fmt: skip
+
+    if rule in ("common", "last"):
+        x, y = final_values(study, arm), final_values(study, reference)
+        if rule == "last" or (x is not None and y is not None):
+            return made(study.epochs, x, y, final=True)
+    if isinstance(rule, int):
+        return made(rule, *(values_at(study, side, study.metric, rule) for side in both))
+    epochs = common_epochs(study, both, study.metric)
+    if not epochs:
+        return made(None, None, None)
+    values = best_values if rule == "best_so_far" else values_at
+    return made(epochs[-1], *(values(study, side, study.metric, epochs[-1]) for side in both))
 
 
 def compare_to_baseline(study: StudyView) -> dict[str, Comparison]:
@@ -170,8 +201,8 @@ def _adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def _blocked(study: StudyView, arms: Sequence[ArmView]) -> str:
-    """Why two arms have no epoch in common, in words."""
+def _blocked(study: StudyView, arms: Sequence[ArmView], epoch: int | None) -> str:
+    """Why two arms have no epoch in common, or not the one that is asked for, in words."""
     for arm in arms:
         for seed, cell in zip(study.seeds_of(arm), planned_cells(study, arm), strict=True):
             if cell is None or not cell.rows:
@@ -180,4 +211,11 @@ def _blocked(study: StudyView, arms: Sequence[ArmView]) -> str:
                 return f"seed {seed} of {arm.name} {what}"
             if not any(finite(row.metrics.get(study.metric)) for row in cell.rows):
                 return f"seed {seed} of {arm.name} has no value of {study.metric}"
+            if epoch is not None and not finite(cell.metric_at(study.metric, epoch)):
+                what = "has not reached" if cell.epoch < epoch else f"has no value of {study.metric} at"
+                return f"seed {seed} of {arm.name} {what} epoch {epoch}"
+            if study.compare == "last" and cell.state != "done":
+                return f"seed {seed} of {arm.name} is not at its end"
+    if study.compare == "last":
+        return f"there is no value of {study.report_metric} for all planned seeds of both"
     return f"there is no epoch at which {study.metric} was measured for all planned seeds of both"

@@ -15,9 +15,8 @@ from simlap.report.answer import Notice, Sentence
 from simlap.report.page import document, plot_box, section
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
-from simlap.report.tuned import html_tuned
 from simlap.report.verdicts import race_lead
-from simlap.report.words import decimals_for, metric_title, split_word, unit_of
+from simlap.report.words import decimals_for, metric_title, rule_text, split_word, unit_of
 
 if TYPE_CHECKING:
     from simlap.report.build import Report
@@ -40,9 +39,10 @@ def html_page(report: Report) -> str:
         [
             _header(study),
             _answer(study, report.sentences),
+            _claims(report),
             _notices(report.notices),
             _arms(study, report.rows),
-            html_tuned(study),
+            *(table.html() for table in report.tables),
             _forest(report, plots),
             _curves(study, plots),
             _effects(report, plots),
@@ -83,18 +83,25 @@ def _answer(study: StudyView, sentences: Iterable[Sentence]) -> str:
     )
     lead = (
         f"What each level does against the baseline's level, at each combination of the other factors, in "
-        f"{metric_title(study.report_metric)} at epoch {study.epochs}; where that is missing, on {split_word(study.metric)} "
-        "data at the highest epoch all planned seeds of both reached. "
+        f"{metric_title(study.report_metric)} at epoch {study.epochs}. {rule_text(study)} "
         "p-values are Holm-adjusted over all effects, intervals are not."
     )
     if study.race is not None:
         lead = race_lead(study, study.race)
-    claims = ""
-    if study.claims:
-        codes = "".join(f"<li><code>{escape(claim)}</code></li>" for claim in study.claims)
-        claims = f'<div class="notice note">Claimed beforehand, in the study file:<ul>{codes}</ul></div>'
     content = f'<ul class="answer">{items}</ul>' if items else '<p class="none">There is nothing to compare.</p>'
-    return f'<section><h2>The answer</h2><p class="lead">{escape(lead)}</p>{content}{claims}</section>'
+    return f'<section><h2>The answer</h2><p class="lead">{escape(lead)}</p>{content}</section>'
+
+
+def _claims(report: Report) -> str:
+    if not report.judged:
+        return ""
+    chips = {"holds": "better", "fails": "worse", "undecided": "open"}
+    items = "".join(
+        f'<li><span class="chip {chips[one.verdict]}">{one.verdict}</span>'
+        f"<span><code>{escape(one.claim)}</code><br>{_unbroken(escape(one.text))}</span></li>"
+        for one in report.judged
+    )
+    return section("Claims", "What the study file says that it is to show.", f'<ul class="answer">{items}</ul>')
 
 
 def _notices(notices: list[Notice]) -> str:

@@ -1,7 +1,11 @@
-"""Means, paired differences and p-values over seeds (scipy), and Holm's adjustment over a family of tests."""
+"""Means and paired differences over seeds (scipy), and Holm's adjustment over a family of tests (statsmodels).
+
+What else the differences show is in `simlap.report.inference`.
+"""
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +48,8 @@ class Paired:
     p_value: float | None = None
     p_adjusted: float | None = None
     """Holm over the family the comparison belongs to."""
+    differences: tuple[float, ...] = ()
+    """Seed by seed; empty where only their summary is known (a race's)."""
 
     @property
     def half_width(self) -> float | None:
@@ -76,24 +82,32 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
     if x.size != y.size:
         raise ValueError(f"paired values differ in number: {x.size} and {y.size}")
     difference = x - y
-    mean = float(difference.mean())
+    mean, each = float(difference.mean()), tuple(map(float, difference))
     if x.size == 1:
-        return Paired(1, mean)
+        return Paired(1, mean, differences=each)
     if _same(difference, np.concatenate([x, y])):
         zero = abs(mean) <= _EQUAL * float(np.abs(np.concatenate([x, y])).max())
-        return Paired(x.size, mean, mean, mean, 1.0 if zero else 0.0)
+        # all the same but for rounding: so they are kept
+        return Paired(x.size, mean, mean, mean, 1.0 if zero else 0.0, differences=(0.0 if zero else mean,) * x.size)
     test = stats.ttest_1samp(difference, 0.0)
     interval = test.confidence_interval(CONFIDENCE)
-    return Paired(x.size, mean, float(interval.low), float(interval.high), float(test.pvalue))
+    return Paired(
+        x.size, mean, float(interval.low), float(interval.high), float(test.pvalue), differences=each
+    )  # fmt: skip
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment (Holm 1979), in the order given: adjusted p-values of one family of tests."""
-    adjusted, running, m = [0.0] * len(p_values), 0.0, len(p_values)
-    for rank, index in enumerate(sorted(range(m), key=p_values.__getitem__)):
-        running = max(running, (m - rank) * p_values[index])
-        adjusted[index] = min(1.0, running)
-    return adjusted
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests  # half a second, for what is drawn once
+
+    # it collects garbage each time, which takes a tenth of a second with all that we have loaded: nothing is to be looked at
+    gc.freeze()
+    try:
+        return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+    finally:
+        gc.unfreeze()
 
 
 def finite(value: float | None) -> bool:

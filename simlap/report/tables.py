@@ -16,7 +16,16 @@ from simlap.record.view import StudyView
 from simlap.report.compare import Comparison, final_values, planned_cells
 from simlap.report.stats import Estimate, estimate
 from simlap.report.verdicts import race_caption
-from simlap.report.words import TEST_DECISIONS, arm_state, decimals_for, metric_title, p_text, place, unit_of
+from simlap.report.words import (
+    TEST_DECISIONS,
+    arm_state,
+    decimals_for,
+    metric_title,
+    p_text,
+    place,
+    rule_text,
+    unit_of,
+)
 
 SCHEMA_VERSION = 1
 _STYLES = {
@@ -117,8 +126,7 @@ def caption(study: StudyView) -> str:
     text = (
         f"{metric_title(study.report_metric).capitalize()} at epoch {study.epochs}: mean ± half-width of the 95% t interval "
         f"over {seeds}. Difference to the baseline: paired by seed, with 95% interval; p: two-sided paired t test, "
-        "Holm-adjusted over the arms. Arms that did not finish with every seed are compared on "
-        f"{study.metric} at the highest epoch all planned seeds of both reached."
+        f"Holm-adjusted over the arms. {rule_text(study)}"
     )
     return text if study.validation else f"{text} {TEST_DECISIONS}"
 
@@ -140,6 +148,8 @@ def rich_table(study: StudyView, rows: Sequence[ArmRow]) -> Table:
     notes = "± and [ ]: 95% t intervals over seeds · p: paired by seed, Holm-adjusted"
     if (race := study.race) is not None:
         notes = f"[ ] and p hold over all looks and arms ({100 * (1 - race.alpha):g}%); ±: 95% t interval, not tested"
+    elif study.compare != "common":
+        notes += f"\n{rule_text(study)}"
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left", caption_style="dim",
         caption=notes if study.validation else f"{notes}\n{TEST_DECISIONS}",
@@ -219,6 +229,7 @@ def summary(study: StudyView, rows: Sequence[ArmRow], markdown: str) -> dict[str
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
         "metric": study.report_metric,
+        "compare": {"epoch": study.compare} if isinstance(study.compare, int) else study.compare,
         "arms": arms,
         "comparisons": comparisons,
         "states": {row.arm: row.status for row in rows},

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape as rich_escape
-from rich.table import Table
-
 from simlap.record.view import SearchView, StudyView
-from simlap.report.page import section
+from simlap.report.text_table import TextTable
 from simlap.report.words import metric_title, unit_of
 
 TITLE = "Tuned values"
 
 
-@dataclass(frozen=True)
-class TunedTable:
-    """The table as text."""
-
-    head: list[str]
-    rows: list[list[str]]
-    caption: str
-
-
-def tuned_table(study: StudyView) -> TunedTable | None:
+def tuned_table(study: StudyView) -> TextTable | None:
     """None where nothing is searched for."""
     if not study.searches:
         return None
@@ -39,54 +24,7 @@ def tuned_table(study: StudyView) -> TunedTable | None:
     order = {arm.name: i for i, arm in enumerate(study.arms)}
     title = metric_title(study.metric)
     rows.sort(key=lambda row: order[row[0]])
-    return TunedTable(["Arm", *names, title[:1].upper() + title[1:], "Trial"], rows, _caption(study))
-
-
-def rich_tuned(study: StudyView) -> Table | None:
-    """For the terminal."""
-    found = tuned_table(study)
-    if found is None:
-        return None
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=TITLE, title_justify="left", title_style="bold"
-    )
-    for i, head in enumerate(found.head):
-        table.add_column(rich_escape(head), overflow="fold", justify="left" if i == 0 else "right")
-    for row in found.rows:
-        table.add_row(*map(rich_escape, row))
-    return table
-
-
-def markdown_tuned(study: StudyView) -> list[str]:
-    """A section, in lines; empty where nothing is searched for."""
-    found = tuned_table(study)
-    if found is None:
-        return []
-    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (found.head, *found.rows)]
-    lines.insert(1, "|:--|" + "--:|" * (len(found.head) - 1))
-    return [f"## {TITLE}", "", *lines, "", f"*{found.caption}*", ""]
-
-
-def html_tuned(study: StudyView) -> str:
-    """A section; empty where nothing is searched for."""
-    found = tuned_table(study)
-    if found is None:
-        return ""
-    head = "".join(f"<th{_num(i)}>{escape(text)}</th>" for i, text in enumerate(found.head))
-    none = '<span class="none">–</span>'
-    body = "".join(
-        '<tr><td class="arm">'
-        + escape(row[0])
-        + "</td>"
-        + "".join(
-            f'<td class="num" data-label="{escape(name)}"><span>{escape(text) or none}</span></td>'
-            for name, text in zip(found.head[1:], row[1:], strict=True)
-        )
-        + "</tr>"
-        for row in found.rows
-    )
-    table = f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return section(TITLE, found.caption, table)
+    return TextTable(TITLE, ["Arm", *names, title[:1].upper() + title[1:], "Trial"], rows, _caption(study))
 
 
 def summary_tuned(study: StudyView) -> dict[str, Any]:
@@ -137,11 +75,3 @@ def _value(study: StudyView, search: SearchView) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _num(column: int) -> str:
-    return ' class="num"' if column else ""
-
-
-def _markdown(text: str) -> str:
-    return text.replace("|", "\\|") or "–"

@@ -38,6 +38,12 @@ def unit_of(metric: str) -> Unit:
     return Unit(100.0, " points", True) if metric.endswith("_top1") else Unit(1.0, "", False)
 
 
+def amount(unit: Unit, value: float) -> str:
+    """`1 point`, `0.5 points`, `0.02`: a number that somebody wrote."""
+    text = f"{value * unit.scale:g}{unit.suffix}"
+    return text.removesuffix("s") if text == "1 points" else text
+
+
 def decimals_for(unit: Unit, noise: float | None, value: float = 1.0) -> int:
     """Decimals that show the first digit of the noise (percent: at least one decimal), four digits without noise."""
     if noise is not None and noise > 0:
@@ -74,7 +80,28 @@ def place(comparison: Comparison) -> str:
     if comparison.epoch is None:
         return ""
     part = comparison.metric.split("/")[0]
+    if comparison.best:
+        return f"{part} best ≤ epoch {comparison.epoch}"
     return part if comparison.final else f"{part} @ epoch {comparison.epoch}"
+
+
+def rule_text(study: StudyView) -> str:
+    """Where arms are compared, in a sentence; of a race its own looks say so."""
+    declared = "as the study file declares"
+    if isinstance(study.compare, int):
+        return f"All arms are compared on {study.metric} at epoch {study.compare}, {declared}."
+    if study.compare == "last":
+        return f"Only arms that finished with every seed are compared, at the end, {declared}."
+    if study.compare == "best_so_far":
+        side = "high" if study.mode == "max" else "low"
+        return (
+            f"Arms are compared by every run's best {study.metric} up to the highest epoch all planned seeds of both reached, "
+            f"{declared}; the best of several noisy values is too {side}."
+        )
+    return (
+        f"Arms that did not finish with every seed are compared on {study.metric} at the highest epoch all planned seeds of both "
+        "reached."
+    )
 
 
 def levels_text(levels: dict[str, str]) -> str:

@@ -44,6 +44,7 @@ def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str
             choices=decided,
         )  # fmt: skip
     rungs = spec.scheduler.rungs(epochs)
+    declared = getattr(spec.compare, "epoch", None)
     for i, (evaluation, names) in enumerate(zip(experiment.evaluate, computed, strict=True)):
         every = evaluation.every_epochs
         unmeasured = [rung for rung in rungs if not every or rung % every]
@@ -52,6 +53,12 @@ def check_metric(spec: StudySpec, experiment: Experiment, epochs: int, file: str
                 f"is not measured at the epochs at which {spec.scheduler.kind} decides ({', '.join(map(str, unmeasured))}): "
                 f"in the experiment, evaluate.{i}.every_epochs is {'null' if every is None else every} and must divide them",
                 file=file, key="metric.name", value=spec.metric.name,
+            )  # fmt: skip
+        missed = declared is not None and declared != experiment.train.epochs and (not every or declared % every)
+        if spec.metric.name in names and missed:
+            raise ConfigError(
+                f"{spec.metric.name} is not measured there: in the experiment, evaluate.{i}.every_epochs is "
+                f"{'null' if every is None else every}", file=file, key="compare.epoch", value=declared,
             )  # fmt: skip
     tested = [name for evaluation in experiment.evaluate for name in metric_names(evaluation, "test")]
     reported = [name for name in tested if name.startswith("test/")]

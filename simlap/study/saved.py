@@ -14,7 +14,7 @@ from simlap.record.journal import now_ms
 from simlap.record.provenance import collect
 from simlap.storage import Storage
 from simlap.study.searches import saved_searches
-from simlap.study.spec import Study
+from simlap.study.spec import DeclaredEpoch, Study
 
 if TYPE_CHECKING:
     from simlap.study.plan import Plan
@@ -79,7 +79,11 @@ def _json(plan: Plan) -> dict[str, Any]:
         "factors": {name: list(factor.named()) for name, factor in spec.factors.items()},
         "scheduler": spec.scheduler.kind,
         "budget": spec.budget.model_dump(mode="json", exclude_none=True) if spec.budget else {},
-        "claims": [],
+        "claims": spec.claims,
+        "compare": spec.compare.epoch if isinstance(spec.compare, DeclaredEpoch) else spec.compare,
+        "margin": spec.margin,
+        "sampled": {name: factor.sample.scale for name, factor in spec.factors.items() if factor.sample is not None},
+        "declared_late": _late(plan),
         "validation": plan.study.base.data.validation != "none",
         "command": shlex.join(["simlap", *sys.argv[1:]]),
         "provenance": {**collect(), "data_fingerprint": _fingerprint(plan)},
@@ -110,6 +114,22 @@ def _json(plan: Plan) -> dict[str, Any]:
         "kept_trials": plan.kept_trials,
         "kept": [{"name": arm.name, "cells": arm.cells} for arm in plan.kept],
     }
+
+
+def _late(plan: Plan) -> list[str]:
+    """What the file declares, or does not any more, only since there are results. It stays late for as long as it is there."""
+    spec, earlier = plan.study.spec, read_plan(plan.storage.child("studies", plan.study.name))
+    if not earlier or not any(cell.facts.epoch for cell in plan.cells):
+        # results that another study has come to do not count before this one was applied: nobody has seen them as its own
+        return []
+    rule = spec.compare.epoch if isinstance(spec.compare, DeclaredEpoch) else spec.compare
+    now = [f"claim {claim}" for claim in spec.claims] + [f"compare {rule}", f"margin {spec.margin}"]
+    before = [f"claim {claim}" for claim in earlier["claims"]]
+    before += [f"compare {earlier.get('compare', 'common')}", f"margin {earlier.get('margin')}"]
+    late = earlier.get("declared_late", [])
+    gone = [f"no longer: {text}" for text in before if text.startswith("claim ") and text not in now]
+    gone += [text for text in late if text.startswith("no longer: ") and text.removeprefix("no longer: ") not in now]
+    return [*(text for text in now if text in late or text not in before), *gone]
 
 
 def _fingerprint(plan: Plan) -> str | None:

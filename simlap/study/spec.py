@@ -16,6 +16,7 @@ from simlap.errors import ConfigError
 from simlap.study.arms import Arm, make_arms
 from simlap.study.axes import with_drawn_levels
 from simlap.study.budget import Budget
+from simlap.study.declared import check_declared
 from simlap.study.designs import make_design
 from simlap.study.failures import Retries
 from simlap.study.fractional import AliasTable
@@ -77,6 +78,13 @@ class Metric(Strict):
     """The declared epoch at which the test set is looked at."""
 
 
+class DeclaredEpoch(Strict):
+    """All arms are compared at one epoch, on `metric.name`."""
+
+    epoch: Count
+    """Every arm has to be measured at it."""
+
+
 class StudySpec(Strict):
     """A study as the file has it."""
 
@@ -117,6 +125,15 @@ class StudySpec(Strict):
     seeds: Count | list[int] = 5
     """How many seeds (0, 1, ...), or which. Every arm gets the same ones."""
     metric: Metric = Metric()
+    compare: Literal["common", "last", "best_so_far"] | DeclaredEpoch = "common"
+    """Where two arms are compared: on `metric.report` at the end where all planned seeds of both got there, else on
+    `metric.name` at the highest epoch that all of them reached (`common`); at the end or not at all (`last`); by each run's best
+    `metric.name` up to the highest epoch that all reached (`best_so_far`); or on `metric.name` at an epoch (`{epoch: 5}`)."""
+    margin: Positive | None = None
+    """Differences to the baseline below it do not matter, in the units of `metric.report`: the report tests whether arms are
+    equivalent within it. (A race has its own, `scheduler.margin`.)"""
+    claims: list[str] = []
+    """What the study is to show; `simlap check` says whether it does."""
     detect: Positive | Detect | None = None
     """The difference to the baseline that the study is to find, in the units of `metric.report` (default: none in particular)."""
     scheduler: Scheduler = NoScheduler(kind="none")
@@ -180,6 +197,7 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     design = make_design(spec, file)
     arms = make_arms(spec, design, base, Path(path))
     check_metrics(spec, [arm.experiment for arm in arms], file)
+    check_declared(spec, arms, file)
     return Study(spec, Path(path), text, arms, base, design.aliases, make_tuner(spec, arms, Path(path)))
 
 

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from simlap.cli import app
 from simlap.config import load_experiment, validate, yaml
+from simlap.config.claims import parse
 from simlap.config.schema import Experiment
 from simlap.data import inspect_data, load_splits
 from simlap.errors import UserError
@@ -214,12 +215,14 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_levels_as_documented() -> None:
-    text, searching = blocks(ROOT / "docs/study-file.md", "yaml")
-    tree = {"name": "x", "base": "x.yaml", "baseline": {}, **yaml.parse(text), **yaml.parse(searching)}
+    text, searching, claiming = blocks(ROOT / "docs/study-file.md", "yaml")
+    parts = [yaml.parse(part) for part in (text, searching, claiming)]
+    tree = {"name": "x", "base": "x.yaml", "baseline": {}, **parts[0], **parts[1], **parts[2]}
     spec = validate(StudySpec, tree)
     assert {name: list(factor.named()) for name, factor in spec.factors.items()} == {
         "filter": ["on", "off"], "dim": ["64", "128", "256"], "lr": ["low", "high"],
     }  # fmt: skip
+    assert [parse(claim).margin for claim in spec.claims] == [0.01, 0.0, 0.005]
     assert spec.search is not None
     assert {name: list(one.named()) for name, one in spec.search.factors.items()} == {
         "lr": [], "temperature": [], "widths": ["small", "large"],

@@ -64,8 +64,9 @@ def test_page_is_complete_and_asks_for_nothing_from_outside() -> None:
     assert "@import" not in text.split("</style>")[0]
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
-        "The answer", "Before you rely on it", "Arms", "Difference to the baseline", "Learning curves", "Effect of each factor",
-        "Collapse", "Gates", "Failures", "How to reproduce",
+        "The answer", "Claims", "Before you rely on it", "Arms", "Beside the t test", "Main effects and interactions",
+        "Difference to the baseline", "Learning curves", "Effect of each factor", "Collapse", "Gates", "Failures",
+        "How to reproduce",
     ]  # fmt: skip
     ids = {a["id"] for t, a in page.tags if t == "div" and "id" in a}
     assert ids == set(figures_in(text)) == {"forest", "curves", "effects", "small-0", "small-1", "small-2"}

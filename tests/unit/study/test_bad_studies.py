@@ -125,6 +125,33 @@ BAD: dict[str, tuple[str, str, str, list[str]]] = {
         GOOD, "hidden: 16}", "hidden: 32}",
         ["baseline: levels of dim+hidden", "do not go together", "dim=16 hidden=16"],
     ),
+    "claim of an unknown factor": (
+        TWO, "resolution: 3", "resolution: 3\nclaims: [baseline > flter=off]",
+        ["claims.0: `baseline > flter=off`: no such factor (got 'flter'); did you mean 'filter'? Valid: filter, pairs"],
+    ),
+    "claim about an arm that the design has not": (
+        TWO, "resolution: 3", "resolution: 3\nclaims: [baseline > filter=off]",
+        ["claims.0: `baseline > filter=off`: the study has no such arm", "(got 'filter=off')", "Valid: filter=off"],
+    ),
+    "claim that is no claim": (
+        TWO, "resolution: 3", "resolution: 3\nclaims: [filter=off is worse]",
+        ["claims.0: `filter=off is worse`: expected <, > or ~", "it is written like `filter=off < filter=on by 0.01"],
+    ),
+    "claim with one seed": (
+        GOOD, SEEDS, "seeds: 1\nclaims: [dim=32 hidden=32 > baseline]",
+        ["seeds: no claim can be tested with one seed"],
+    ),
+    "declared epoch beyond the end": (
+        GOOD, SEEDS, "seeds: 2\ncompare: {epoch: 9}", ["compare.epoch: is beyond the last epoch of arm", ", 3 (got 9)"],
+    ),
+    "declared rule of a race": (
+        GOOD, SEEDS, "seeds: 4\nscheduler: {kind: race}\ncompare: last",
+        ["compare: a race has its own: it compares at its looks (got 'last')"],
+    ),
+    "margin of a race": (
+        GOOD, SEEDS, "seeds: 4\nscheduler: {kind: race}\nmargin: 0.01",
+        ["margin: a race has its own: write scheduler.margin (got 0.01)"],
+    ),
     "everything excluded": (GOOD, "{filter: off, dim: 64}", "{}", ["baseline is not among the arms: exclude.0 leaves it out"]),
     "exclude of an unknown level": (
         GOOD, "{filter: off, dim", "{filter: of, dim",
