@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simlap.losses import forms
 from simlap.losses.arguments import (
     Positives,
     Similarity,
@@ -103,9 +104,7 @@ def subspace_info_nce(
     if self_index is not None:
         check_indices("self_index", self_index, z, keys)
     check_normaliser("num_positives", num_positives)
-    if num_positives is None:
-        num_positives = count_positives(labels, pair_labels, key_labels, self_index, positives)
-    weight = inverse_count(num_positives, z.device)
+    weight = None if num_positives is None else inverse_count(num_positives, z.device)
     cosine, either = similarity == "cosine", positives == "either"
     problem = Problem(
         *(z, keys, gates, gate_index, labels, pair_labels, key_labels, self_index, temperature, weight, cosine, either)
@@ -128,7 +127,7 @@ def _fused(problem: Problem) -> Tensor:
         raise ValueError(f"form 'fused' needs Triton and a CUDA device, not {device}")
     if problem.dtype == torch.float64:
         raise ValueError("form 'fused' is float32 inside, and an input is float64; 'auto' takes 'chunked' then")
-    return fused_subspace_info_nce(**problem._asdict())
+    return fused_subspace_info_nce(**problem._replace(weight=problem.normaliser())._asdict())
 
 
 def count_positives(
@@ -150,22 +149,4 @@ def count_positives(
     Returns:
         Scalar int64 on the labels' device, without synchronising with it.
     """
-    either = positives == "either"
-    count = _count_members(key_labels, pair_labels)
-    if either:
-        count = count + _count_members(key_labels, labels, labels == pair_labels)
-    if self_index is not None:
-        own = key_labels[self_index]
-        count = count - ((own == pair_labels) | (own == labels) if either else own == pair_labels).sum()
-    return count
-
-
-def _count_members(key_labels: Tensor, classes: Tensor, without: Tensor | None = None) -> Tensor:
-    """The sum over the classes [B], but those `without`, of how many keys [N] they have."""
-    if len(classes) * len(key_labels) <= 2**14:
-        members = key_labels == classes[:, None]
-        return members.sum() if without is None else members.logical_and_(~without[:, None]).sum()
-    ordered = key_labels.sort().values
-    classes = classes.to(ordered.dtype).contiguous()
-    members = torch.searchsorted(ordered, classes, right=True) - torch.searchsorted(ordered, classes)
-    return members.sum() if without is None else members.masked_fill(without, 0).sum()
+    return forms.count_positives(labels, pair_labels, key_labels, self_index, positives == "either")

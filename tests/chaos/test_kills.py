@@ -17,12 +17,12 @@ SEED = 54
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_study_survives_five_kills(tmp_path: Path) -> None:
     study = write_study(tmp_path, SIZE)
     run_plainly(study, tmp_path / "plain")
     with Raylets(2) as cluster:
-        ran = disturb(study, cluster, schedule(SEED, 5, SIZE), SEED, timeout_s=800)
+        ran = disturb(study, cluster, schedule(SEED, 5, SIZE), SEED, timeout_s=1700)
     check(ran, study, tmp_path / "plain")
     assert {kill.kind for kill in ran.killed} == set(KINDS)
     assert ran.problems == []

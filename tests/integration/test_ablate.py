@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.studies import STUDY, Lab, mlflow_runs, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # Ray starts several times in one test
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_interrupted_and_killed_in_the_middle(tmp_path: Path, undisturbed: Lab) 
     plan = tmp_path / "runs/studies/small/plan.json"
     wait_for(lambda: plan.exists() and any(cell.epoch for cell in lab.cells().values()))
     os.kill(going.pid, signal.SIGINT)
-    out, err = going.communicate(timeout=120)
+    out, err = going.communicate(timeout=600)
     assert going.returncode == 130, (out, err)
     assert "continue with: simlap ablate study.yaml" in err
     assert not (tmp_path / "runs/studies/small/lease.json").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.studies import STUDY, Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # Ray starts several times in one test
 
 
 def test_a_study_goes_on_when_its_budget_is_raised(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_two_processes_that_race_make_every_run_once(tmp_path: Path) -> None:
     for epoch in (2, 3):
         train(storage, view, epoch, journals)
         time.sleep(1.0)
-    reports = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    reports = [json.loads(process.communicate(timeout=600)[0].splitlines()[-1]) for process in processes]
     assert [report["errors"] for report in reports] == [[], []]
     assert runs(uri, view.name) == keys(view)
     assert sum(report["created"] for report in reports) == len(keys(view))

@@ -15,7 +15,7 @@ import pytest
 from simlap.study.events import read_events
 from tests.integration.studies import Lab, mlflow_runs, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # the loss tells learning rates apart at once, and not how much is erased: given up at the rung
 STUDY = """

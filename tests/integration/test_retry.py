@@ -22,7 +22,7 @@ from simlap.study.progress import Progress
 from simlap.study.spec import load_study
 from tests.tiny import TREE
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KINDS = ["none", "user", "killed", "other", "out_of_memory"]
 STUDY = f"""

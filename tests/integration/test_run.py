@@ -12,7 +12,7 @@ from simlap.record.journal import read_cell
 from simlap.record.view import CellView
 from tests.integration.studies import Lab, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # Ray starts several times in one test
 
 
 def only_cell(lab: Lab) -> CellView:
@@ -34,7 +34,7 @@ def test_stopped_by_ctrl_c_and_continued(tmp_path: Path, undisturbed: Lab) -> No
     going = lab.start(*arguments, slowly)
     wait_for(lambda: only_cell(lab).epoch >= 2)
     os.kill(going.pid, signal.SIGINT)
-    out, err = going.communicate(timeout=120)
+    out, err = going.communicate(timeout=600)
     assert going.returncode == 130, (out, err)
     assert "continue with: simlap run base.yaml" in err
     assert "--resume" in err

@@ -33,7 +33,7 @@ search:
   batch: 2
   epochs: 15
 """
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def undisturbed(folder: Path) -> dict[str, tuple[str, float | None]]:

@@ -11,7 +11,7 @@ import pytest
 from simlap.record.journal import cell_storage, read_rows, read_study
 from tests.integration.studies import Lab, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STUDY = """
 name: {name}

@@ -17,7 +17,7 @@ from simlap.record.journal import cell_storage, read_cell, read_rows
 from tests.integration.studies import Lab, mlflow_runs, wait_for
 from tests.tiny import TREE
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # Ray starts several times in one test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # Ray starts several times in one test
 
 STUDY = """
 name: small
@@ -62,7 +62,7 @@ def test_a_study_trains_each_backbone_once(tmp_path: Path) -> None:
     plan = tmp_path / "runs/studies/small/plan.json"
     wait_for(lambda: plan.exists() and any(stage.cell.epoch for stage in one.view().stages))
     os.kill(going.pid, signal.SIGINT)
-    out, err = going.communicate(timeout=120)
+    out, err = going.communicate(timeout=600)
     assert going.returncode == 130, (out, err)
     assert all(cell.state == "new" for cell in one.cells().values()), "the stages come first"
 

@@ -7,13 +7,14 @@
 from simlap.losses.forms.chunked import chunked
 from simlap.losses.forms.fused import fused_available, fused_subspace_info_nce
 from simlap.losses.forms.plain import compiled, plain
-from simlap.losses.forms.problem import Problem
+from simlap.losses.forms.problem import Problem, count_positives
 from simlap.losses.forms.ring import ring_subspace_info_nce
 
 __all__ = [
     "Problem",
     "chunked",
     "compiled",
+    "count_positives",
     "fused_available",
     "fused_subspace_info_nce",
     "plain",

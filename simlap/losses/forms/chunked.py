@@ -58,14 +58,14 @@ class _Chunked(torch.autograd.Function):
         if learns:
             ctx.save_for_backward(sums.rows, scale, sums.temperature)
             inputs = (z, keys, gates, temperature)
-            ctx.inputs = [(len(x) if x.ndim else 0, x.dtype, x.device) for x in inputs if isinstance(x, Tensor)]
+            ctx.inputs = [(x.shape[0] if x.ndim else 0, x.dtype, x.device) for x in inputs if isinstance(x, Tensor)]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         of_rows, scale, of_temperature = ctx.saved_tensors
-        found = [*(of_rows * (scale * grad_output)).split([rows for rows, _, _ in ctx.inputs[:3]])]
+        found = [*torch.split_with_sizes(of_rows * (scale * grad_output), [rows for rows, _, _ in ctx.inputs[:3]])]
         if of_temperature is not None:
             found.append(of_temperature * grad_output)
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
@@ -86,16 +86,18 @@ def _run(problem: Problem, learns: bool) -> tuple[Tensor, _Sums, Tensor]:
     problem = problem._replace(z=operands.z)  # lets the sorted copy go
     squared_keys = operands.keys * operands.keys if problem.cosine else None  # faster than square() where rows are few
     sums = _Sums.zeros(operands, problem, learns)
-    loss = None
+    loss = weight = None
     for block in blocks(problem):
         masks = problem.masks(dtype, block.part, out=block.buffers[:2])
+        if block.part is None:
+            weight = problem.normaliser(masks[0]).to(dtype)
         if squared_keys is not None:
             of_block = _cosine_block(operands, squared_keys, block, masks, inverse, sums)
         else:
             of_block = _masked_dot_block(operands, block, masks, inverse, sums)
         # in place: small tensors that outlive a block would lie between its large buffers, and the heap would grow
         loss = of_block if loss is None else loss.add_(of_block)
-    weight = problem.weight.to(dtype)
+    weight = problem.normaliser().to(dtype) if weight is None else weight
     loss = weight.new_zeros(()) if loss is None else loss.mul_(weight)
     scale = operands.scale * weight
     if not learns:
@@ -126,11 +128,11 @@ class _Sums(NamedTuple):
     @classmethod
     def zeros(cls, operands: Operands, problem: Problem, learns: bool) -> _Sums:
         z = operands.z
-        sizes = [len(x) if learns else 0 for x in operands[:3]]
+        sizes = [x.shape[0] if learns else 0 for x in operands[:3]]
         # a single block of anchors with a gate each writes to all of it
         new = z.new_empty if problem.gate_index is None and 0 < len(z) <= block_rows(problem) else z.new_zeros
         rows = new(sum(sizes), z.shape[1])
-        of_z, of_keys, of_gates = rows.split(sizes)
+        of_z, of_keys, of_gates = torch.split_with_sizes(rows, sizes)
         key_norms = new(sizes[1] if problem.cosine else 0, z.shape[1])
         temperature = z.new_zeros(()) if learns and isinstance(problem.temperature, Tensor) else None
         return cls(rows, of_z, of_keys, of_gates, key_norms, temperature)

@@ -63,7 +63,7 @@ def _loss(problem: Problem) -> Tensor:
     positive, excluded = problem.masks(dtype)
     of_negatives = (logits - FAR_BELOW * excluded).logsumexp(dim=1, keepdim=True)
     losses = F.softplus(of_negatives - logits, threshold=80.0)  # the default threshold of 20 shows in float64
-    return (losses * positive).sum() * problem.weight.to(dtype)
+    return (losses * positive).sum() * problem.normaliser(positive).to(dtype)
 
 
 def _cosines(z: Tensor, keys: Tensor, gates: Tensor, gate_index: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simlap.losses.unit import inverse_maximum, unit_norm
+from simlap.losses.unit import inverse_count, inverse_maximum, unit_norm
 
 FAR_BELOW = 1e30
 """Taken off the logits of what is no negative: no exponential, and no NaN where an anchor has no negatives at all."""
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
     key_labels: Tensor  # [N]
     self_index: Tensor | None  # [B]
     temperature: float | Tensor
-    weight: Tensor  # scalar, 1 / number of positives; 0 without any
+    weight: Tensor | None  # scalar, 1 / number of positives; 0 without any; None: of those that there are
     cosine: bool
     either: bool
 
@@ -41,6 +41,15 @@ class Problem(NamedTuple):
         """Of the arithmetic."""
         wide = torch.float64 in (self.z.dtype, self.keys.dtype, self.gates.dtype)
         return torch.float64 if wide else torch.float32
+
+    def normaliser(self, positive: Tensor | None = None) -> Tensor:
+        """`weight`, a float64 scalar; where it is to be found, from the mask [B, N] of `masks` if that is there."""
+        if self.weight is not None:
+            return self.weight
+        if positive is not None:
+            return inverse_count(positive.sum(dtype=torch.float64), positive.device)
+        count = count_positives(self.labels, self.pair_labels, self.key_labels, self.self_index, self.either)
+        return inverse_count(count, self.z.device)
 
     @property
     def learns(self) -> bool:
@@ -84,7 +93,7 @@ class Problem(NamedTuple):
 
 def _of_classes(classes: Tensor, key_labels: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """[b, N], 1 or true at the keys of each row's class."""
-    if classes.device.type != "cpu" or len(classes) * len(key_labels) < _DISTINCT_FROM:
+    if classes.device.type != "cpu" or classes.shape[0] * key_labels.shape[0] < _DISTINCT_FROM:
         return classes[:, None] == key_labels
     distinct, index = classes.unique(return_inverse=True)  # how many there are, only a CPU knows without waiting
     of_distinct: Tensor = (distinct[:, None] == key_labels).to(dtype)
@@ -105,7 +114,7 @@ class Operands(NamedTuple):
 
         For `masked_dot`, z and keys are divided by their norms too; gates stay as they are, there their size counts.
         """
-        sizes = [len(x) for x in (problem.z, problem.keys, problem.gates)]
+        sizes = [x.shape[0] for x in (problem.z, problem.keys, problem.gates)]
         # all at once: with a small batch, what counts is how many operations there are
         rows = torch.cat([problem.z, problem.keys, problem.gates]).to(problem.dtype)
         scale = inverse_maximum(rows)
@@ -116,7 +125,7 @@ class Operands(NamedTuple):
             vectors = slice(0, -sizes[2])
             rows[vectors], norm_scale = unit_norm(rows[vectors])
             scale[vectors] *= norm_scale
-        z, keys, gates = rows.split(sizes)
+        z, keys, gates = torch.split_with_sizes(rows, sizes)
         return cls(z, keys, gates, scale)
 
 
@@ -148,3 +157,27 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Products in the operands' dtype."""
     # switching it off where it is off already would take as long as several products of a small batch
     return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
+def count_positives(
+    labels: Tensor, pair_labels: Tensor, key_labels: Tensor, self_index: Tensor | None = None, either: bool = False
+) -> Tensor:
+    """Number of positive pairs, an int64 scalar: see `simlap.losses.subspace_info_nce.count_positives`."""
+    count = _count_members(key_labels, pair_labels)
+    if either:
+        count = count + _count_members(key_labels, labels, labels == pair_labels)
+    if self_index is not None:
+        own = key_labels[self_index]
+        count = count - ((own == pair_labels) | (own == labels) if either else own == pair_labels).sum()
+    return count
+
+
+def _count_members(key_labels: Tensor, classes: Tensor, without: Tensor | None = None) -> Tensor:
+    """The sum over the classes [B], but those `without`, of how many keys [N] they have."""
+    if len(classes) * len(key_labels) <= 2**14:
+        members = key_labels == classes[:, None]
+        return members.sum() if without is None else members.logical_and_(~without[:, None]).sum()
+    ordered = key_labels.sort().values
+    classes = classes.to(ordered.dtype).contiguous()
+    members = torch.searchsorted(ordered, classes, right=True) - torch.searchsorted(ordered, classes)
+    return members.sum() if without is None else members.masked_fill(without, 0).sum()

@@ -146,14 +146,14 @@ class _Ring(torch.autograd.Function):
             share /= mass
         ctx.save_for_backward(z, gates, largest, of_negatives, share)
         ctx.inverse, ctx.problem, ctx.circle = inverse, problem, circle
-        return total * problem.weight.to(dtype)
+        return total * problem.normaliser().to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         z, gates, largest, of_negatives, share = ctx.saved_tensors
         problem, circle, temperature = ctx.problem, ctx.circle, ctx.problem.temperature
-        weight = problem.weight.to(largest) * grad_output
+        weight = problem.normaliser().to(largest) * grad_output
         with without_autocast(z.device):
             anchors = _Anchors.prepare(z, gates, ctx.inverse, problem)
             of_u, of_squares = torch.zeros_like(anchors.u), torch.zeros_like(anchors.gates)
