@@ -68,4 +68,7 @@ def _judged(study: str, storage: str) -> tuple[str, list[Judged]]:
     if late := [text.removeprefix("claim ") for text in view.declared_late if text.startswith("claim ")]:
         text = f"claimed when there were results already: {', '.join(late)}"
         out.print(text, style="yellow", markup=False, soft_wrap=True)
+    if changed := [text for text in view.declared_late if not text.startswith("claim ")]:
+        text = f"changed when there were results already: {'; '.join(changed)}"
+        out.print(text, style="yellow", markup=False, soft_wrap=True)
     return name, judge(view, wanted)
