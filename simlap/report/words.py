@@ -40,9 +40,10 @@ def unit_of(metric: str) -> Unit:
 
 def more_is_better(study: StudyView, metric: str) -> bool:
     """Of `metric.name` and what measures the same elsewhere, the file says it; of other accuracies and losses, their name."""
-    if metric.rpartition("/")[2] != study.metric.rpartition("/")[2]:
-        for end, more in (("_top1", True), ("loss", False)):
-            if metric.endswith(end):
+    name = metric.rpartition("/")[2]
+    if name != study.metric.rpartition("/")[2]:
+        for part, more in (("_top1", True), ("loss", False)):  # `knn_top1_k5` is one, too
+            if part in name:
                 return more
     return study.mode == "max"
 

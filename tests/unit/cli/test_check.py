@@ -135,6 +135,17 @@ def test_seeds_and_metrics_that_change_when_there_are_results_are_said_to(
     assert not any(text.startswith(("seeds", "metric")) for text in late)  # nothing is claimed of them
 
 
+def test_a_file_that_says_otherwise_than_what_was_applied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    check(monkeypatch, "study.yaml")
+    assert "last applied" not in capsys.readouterr().out
+    (folder / "study.yaml").write_text(STUDY.replace("seeds: 4", "seeds: 6") + "compare: last\n")
+    check(monkeypatch, "study.yaml")
+    assert "the file has another compare and seeds than when the study was last applied" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
