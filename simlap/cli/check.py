@@ -51,11 +51,15 @@ def _judged(study: str, storage: str) -> tuple[str, list[Judged]]:
 
     store = Storage(storage)
     claims, name, file = None, study, store.describe(f"studies/{study}")
+    by: dict[str, object] = {}
     if Path(study).suffix in (".yaml", ".yml"):
         from simlap.study.spec import load_study
 
         loaded = load_study(study)
-        claims, name, file = loaded.spec.claims, loaded.name, study
+        spec = loaded.spec
+        claims, name, file = spec.claims, loaded.name, study
+        rule = spec.compare if isinstance(spec.compare, str) else spec.compare.epoch
+        by = {"metric": (spec.metric.name, spec.metric.report), "compare": rule, "seeds": spec.seed_list()}
         if claims and not store.exists(f"studies/{name}/plan.json"):
             return name, [Judged(text, "undecided", "the study has not been run yet") for text in claims]
     view = read_study(store, name) if claims != [] else None
@@ -65,7 +69,14 @@ def _judged(study: str, storage: str) -> tuple[str, list[Judged]]:
     if new := [text for text in wanted if text not in view.claims]:
         text = f"{len(new)} of the file's claims were not there when the study was last applied"
         out.print(text, style="yellow", markup=False, soft_wrap=True)
+    applied = {"metric": (view.metric, view.report_metric), "compare": view.compare, "seeds": view.seeds}
+    if other := [key for key, value in by.items() if value != applied[key]]:
+        text = f"the file has another {' and '.join(other)} than when the study was last applied, which the verdicts are by"
+        out.print(text, style="yellow", markup=False, soft_wrap=True)
     if late := [text.removeprefix("claim ") for text in view.declared_late if text.startswith("claim ")]:
         text = f"claimed when there were results already: {', '.join(late)}"
+        out.print(text, style="yellow", markup=False, soft_wrap=True)
+    if changed := [text for text in view.declared_late if not text.startswith("claim ")]:
+        text = f"changed when there were results already: {'; '.join(changed)}"
         out.print(text, style="yellow", markup=False, soft_wrap=True)
     return name, judge(view, wanted)

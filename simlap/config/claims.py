@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ class _Parser:
 
     def _positive(self, *, zero: bool = False) -> float:
         value = float(self._take("number", "a number"))
-        if not (value > 0 or (zero and value == 0)):
+        if not (0 < value < math.inf or (zero and value == 0)):
             raise self._expected("0 or a positive number" if zero else "a positive number", back=1)
         return value
 

@@ -17,7 +17,7 @@ from typing import Literal
 from simlap.config.claims import Claim, Grid, parse, sides
 from simlap.errors import ConfigError
 from simlap.record.view import ArmView, CellView, StudyView
-from simlap.report.compare import Comparison, baseline_of, compare, planned_cells
+from simlap.report.compare import Comparison, baseline_of, compare, final_values, planned_cells
 from simlap.report.inference import equivalence, exceeds
 from simlap.report.race_claims import judge_by_race
 from simlap.report.stats import holm
@@ -215,6 +215,10 @@ def _not_yet(study: StudyView, arms: Sequence[ArmView], comparison: Comparison) 
         left = sum(not _is_done(cell) for cell in cells)
         if left:
             return f"{arm.name} is not finished: {left} of {len(cells)} seeds are to come"
+        if (
+            study.compare == "common" and final_values(study, arm) is None
+        ):  # else they were compared before one diverged
+            return f"{arm.name} has no finite value of {study.report_metric} at the end for every planned seed"
     return None
 
 

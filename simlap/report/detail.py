@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from simlap.record.view import ArmView, StudyView
 from simlap.report.compare import Comparison, best_values, common_epochs, final_values, planned_cells, values_at
 from simlap.report.factors import FactorTests, Measured, factor_tests, importance
 from simlap.report.inference import bca, effect_size, equivalence, sign_flip
 from simlap.report.stats import Paired, finite, holm, paired
+from simlap.report.words import more_is_better, same_quantity
 
 MAX_RANKED = 30
 """Arms; among more, every two of them are too many tests to find anything."""
@@ -71,9 +73,11 @@ def details(study: StudyView, comparisons: Mapping[str, Comparison]) -> Details:
     few = len(study.arms) <= MAX_RESAMPLED
     flips = _adjusted({name: sign_flip(test.differences) for name, test in tests.items()} if few else {})
     margin = study.margin
-    same = _adjusted({name: equivalence(t.differences, margin) for name, t in tests.items()} if margin else {})
+    inside = [name for name in tests if same_quantity(comparisons[name].metric, study.report_metric)]
+    same = _adjusted({name: equivalence(tests[name].differences, margin) for name in inside} if margin else {})
     pairs = _pairs(values)
-    ranks = _ranks(study, values, pairs)
+    more = more_is_better(study, metric)
+    ranks = _ranks(values, pairs, more=more)
     arms = []
     for arm in study.arms:
         test, own = tests.get(arm.name), values.get(arm.name)
@@ -88,7 +92,7 @@ def details(study: StudyView, comparisons: Mapping[str, Comparison]) -> Details:
     rows = _measured(study, metric, epoch)
     return Details(
         metric, epoch, arms, pairs, factor_tests(rows, list(study.factors)),
-        len({tuple(row.levels.items()) for row in rows}), _importance(study, values),
+        len({tuple(row.levels.items()) for row in rows}), _importance(study, values, "max" if more else "min"),
     )  # fmt: skip
 
 
@@ -138,13 +142,13 @@ def _pairs(values: Mapping[str, Sequence[float]]) -> list[Pair]:
     ]
 
 
-def _ranks(study: StudyView, values: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> dict[str, int]:
+def _ranks(values: Mapping[str, Sequence[float]], pairs: Sequence[Pair], *, more: bool) -> dict[str, int]:
     if not pairs:
         return {}
     ranks = dict.fromkeys(values, 1)
     for pair in pairs:
         if pair.test.significant:
-            first_is_better = (pair.test.mean > 0) == (study.mode == "max")
+            first_is_better = (pair.test.mean > 0) == more
             ranks[pair.reference if first_is_better else pair.arm] += 1
     return ranks
 
@@ -178,7 +182,9 @@ def _by_seed(study: StudyView, arm: ArmView, metric: str, epoch: int) -> dict[in
     return found
 
 
-def _importance(study: StudyView, values: Mapping[str, Sequence[float]]) -> dict[str, float] | None:
+def _importance(
+    study: StudyView, values: Mapping[str, Sequence[float]], mode: Literal["max", "min"]
+) -> dict[str, float] | None:
     arms = [arm for arm in study.arms if arm.name in values]
     arms = [arm for arm in arms if all(arm.levels[name] in study.factors[name] for name in study.sampled)]
     if not study.sampled or not arms:
@@ -186,4 +192,4 @@ def _importance(study: StudyView, values: Mapping[str, Sequence[float]]) -> dict
     points = [{name: float(arm.levels[name]) for name in study.sampled} for arm in arms]
     means = [sum(values[arm.name]) / len(values[arm.name]) for arm in arms]
     log = [name for name, scale in study.sampled.items() if scale == "log"]
-    return importance(points, means, mode=study.mode, log=log)
+    return importance(points, means, mode=mode, log=log)

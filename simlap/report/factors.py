@@ -62,16 +62,16 @@ class FactorTests:
 def factor_tests(rows: Sequence[Measured], factors: Sequence[str]) -> FactorTests | None:
     """Main effects, and the interactions of two factors where the design tells them apart.
 
-    None where the design cannot tell the main effects apart, or has nothing left to measure noise by.
+    None where the design cannot tell the main effects apart, or has nothing left to measure noise by, as in values without any.
 
     Args:
         rows: one for each arm and seed, as far as they are known.
         factors: those that vary.
     """
     factors = [factor for factor in factors if len({row.levels[factor] for row in rows}) > 1]
-    seeds = {row.seed for row in rows}
-    if not factors or len(seeds) < 2:
-        return None
+    seeds, values = {row.seed for row in rows}, np.array([row.value for row in rows])
+    if not factors or len(seeds) < 2 or float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max()):
+        return None  # of values that are all the same, an F would be one of their rounding
     arms = {tuple(row.levels[factor] for factor in factors) for row in rows}
     complete = len(rows) == len(arms) * len(seeds)
     data = _columns(rows, factors)
@@ -94,27 +94,35 @@ def factor_tests(rows: Sequence[Measured], factors: Sequence[str]) -> FactorTest
 def anova(data: Mapping[str, Sequence[Any]], formula: str) -> Any:
     """statsmodels' table of an analysis of variance (type II); None where a column depends on others, or nothing is left over."""
     import pandas as pd
-    from statsmodels.formula.api import ols
+    from statsmodels.regression.linear_model import OLS  # `statsmodels.formula.api` loads every other model, too
     from statsmodels.stats.anova import anova_lm
 
-    model = ols(formula, pd.DataFrame(dict(data)))
+    model = OLS.from_formula(formula, pd.DataFrame(dict(data)))
     if np.linalg.matrix_rank(model.exog) < model.exog.shape[1] or model.df_resid < 1:
         return None
     return anova_lm(model.fit(), typ=2)
 
 
 def mixed(data: Mapping[str, Sequence[Any]], formula: str, groups: str) -> Any:
-    """statsmodels' fit (REML) of a model with a random intercept for each group, or None where a column depends on others."""
+    """statsmodels' fit (REML) of a model with a random intercept for each group.
+
+    None where a column depends on others, nothing is left over, or the errors of the fit cannot be had.
+    """
     import pandas as pd
-    from statsmodels.formula.api import mixedlm
+    from statsmodels.regression.mixed_linear_model import MixedLM
 
     frame = pd.DataFrame(dict(data))
-    model = mixedlm(formula, frame, groups=frame[groups])
-    if np.linalg.matrix_rank(model.exog) < model.exog.shape[1]:
+    model = MixedLM.from_formula(formula, frame, groups=frame[groups])
+    rows, columns = model.exog.shape
+    if rows <= columns or np.linalg.matrix_rank(model.exog) < columns:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance of seeds near 0 is on the boundary, and the fit stands
-        return model.fit(reml=True)
+        try:
+            fit = model.fit(reml=True)
+        except np.linalg.LinAlgError:
+            return None
+    return fit if np.isfinite(fit.bse_fe).all() else None
 
 
 def _anova(data: Mapping[str, Sequence[Any]], terms: str, factors: Sequence[str]) -> FactorTests | None:

@@ -126,10 +126,20 @@ def _late(plan: Plan) -> list[str]:
     now = [f"claim {claim}" for claim in spec.claims] + [f"compare {rule}", f"margin {spec.margin}"]
     before = [f"claim {claim}" for claim in earlier["claims"]]
     before += [f"compare {earlier.get('compare', 'common')}", f"margin {earlier.get('margin')}"]
+    if (
+        spec.claims
+    ):  # they are about this metric and these seeds: seeds that are added until one holds make it hold too often
+        now += [f"metric {spec.metric.name}, {spec.metric.report}", _seeds_text(spec.seed_list())]
+        before += [f"metric {earlier['metric']}, {earlier['report_metric']}", _seeds_text(earlier["seeds"])]
     late = earlier.get("declared_late", [])
     gone = [f"no longer: {text}" for text in before if text.startswith("claim ") and text not in now]
     gone += [text for text in late if text.startswith("no longer: ") and text.removeprefix("no longer: ") not in now]
     return [*(text for text in now if text in late or text not in before), *gone]
+
+
+def _seeds_text(seeds: list[int]) -> str:
+    whole = seeds == [*range(len(seeds))]
+    return f"seeds: {len(seeds)}" if whole else f"seeds: {', '.join(map(str, seeds))}"
 
 
 def _fingerprint(plan: Plan) -> str | None:

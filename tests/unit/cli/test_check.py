@@ -108,6 +108,44 @@ def test_claims_that_come_late_are_said_to(
     assert "no longer: claim lr=0.03 < baseline, p < 0.05" not in late_now
 
 
+def test_seeds_and_metrics_that_change_when_there_are_results_are_said_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seeds that are added until a claim holds make it hold too often."""
+    run(folder)
+    for old, new, told in (
+        ("seeds: 4", "seeds: 3", "seeds: 3"),
+        ("lr=0.03 < base", "lr=0.02 < base", "no longer: claim"),
+    ):
+        (folder / "study.yaml").write_text(text := (folder / "study.yaml").read_text().replace(old, new))
+        assert text != STUDY
+        make_plan(load_study(folder / "study.yaml"), Storage("./runs")).save()
+        check(monkeypatch, "small")
+        assert "changed when there were results already: " in (said := capsys.readouterr().out)
+        assert told in said
+    saved = Storage("./runs").read_json("studies/small/plan.json")
+    Storage("./runs").write_json("studies/small/plan.json", {**saved, "report_metric": "test/probe_loss"})
+    make_plan(load_study(folder / "study.yaml"), Storage("./runs")).save()
+    late = Storage("./runs").read_json("studies/small/plan.json")["declared_late"]
+    assert "metric val/probe_top1, test/probe_top1" in late
+    assert "seeds: 3" in late
+    (folder / "study.yaml").write_text(STUDY.partition("claims:")[0].replace("seeds: 4", "seeds: 5"))
+    make_plan(load_study(folder / "study.yaml"), Storage("./runs")).save()
+    late = Storage("./runs").read_json("studies/small/plan.json")["declared_late"]
+    assert not any(text.startswith(("seeds", "metric")) for text in late)  # nothing is claimed of them
+
+
+def test_a_file_that_says_otherwise_than_what_was_applied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    check(monkeypatch, "study.yaml")
+    assert "last applied" not in capsys.readouterr().out
+    (folder / "study.yaml").write_text(STUDY.replace("seeds: 4", "seeds: 6") + "compare: last\n")
+    check(monkeypatch, "study.yaml")
+    assert "the file has another compare and seeds than when the study was last applied" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("claims", "message"),
     [

@@ -76,6 +76,7 @@ WRONG = {
     "filtre=off < filter=on": ["no such factor (got 'filtre'); did you mean 'filter'? Valid: filter, pairs, lr."],
     "filter=of < filter=on": ["no such level of filter (got 'of'); did you mean 'off'? Valid: on, off."],
     "lr=0.02 < lr=0.1": ["no such level of lr (got '0.02')", "Valid: 0.01, 0.1."],
+    "filter=off < filter=on by 1e999": ["expected 0 or a positive number", "(got '1e999')"],
     "filter=off < filter=off": ["both sides are the same arm"],
     "filter=off < filter=on at filter=on": ["filter stands on a side and under `at`"],
     "filter=off filter=on < baseline": ["expected filter once"],

@@ -103,6 +103,23 @@ def test_a_stopped_arm_is_judged_at_a_declared_epoch() -> None:
     assert one.verdict == "undecided"
 
 
+def test_an_arm_that_diverged_is_not_judged_at_an_earlier_epoch() -> None:
+    view = factory.study()
+    old = next(cell for arm in view.arms if arm.name == OFF for cell in arm.cells if cell.seed == 1)
+    rows = [
+        replace(row, metrics={**row.metrics, view.metric: float("nan")}) if row.epoch > 4 else row for row in old.rows
+    ]
+    view = factory.with_cells(view, OFF, {1: replace(old, rows=rows, result={view.report_metric: float("nan")})})
+    (one,) = judge(view, [OFF_WORSE])
+    assert (one.verdict, one.p_value) == ("undecided", None)
+    assert f"{OFF} has no finite value of test/probe_top1 at the end" in one.text
+
+
+def test_less_is_less_whichever_is_better() -> None:
+    claims = [OFF_WORSE, "filter=off > filter=on at pairs=distinct"]
+    assert [one.verdict for one in judge(named(mode="min"), claims)] == ["holds", "fails"]
+
+
 def test_arms_that_were_not_applied_yet_are_undecided() -> None:
     view = factory.study()
     (one,) = judge(replace(view, arms=[arm for arm in view.arms if arm.name != OFF]), [OFF_WORSE])

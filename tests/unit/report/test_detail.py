@@ -225,3 +225,23 @@ def test_sentences_say_where_a_declared_comparison_was_made() -> None:
     assert any("With pairs=distinct, compared at epoch 4 on validation: filter off is worse" in text for text in texts)
     texts = [one.text for one in build(replace(factory.study(), compare="best_so_far")).sentences]
     assert any("compared by the best value up to epoch 15 on validation: filter off" in text for text in texts)
+
+
+def test_of_an_accuracy_more_is_better_where_a_loss_decides() -> None:
+    view = study_of({"a": 0.5, "b": 0.6, "c": 0.4}, metric="train/loss", mode="min", margin=0.01)
+    report = build(view)
+    assert {s.text.split(" than")[0]: s.verdict for s in report.sentences} == {
+        "F b is better": "better", "F c is worse": "worse",
+    }  # fmt: skip
+    assert report.details is not None
+    assert {one.arm: one.rank for one in report.details.arms} == {"f=a": 2, "f=b": 1, "f=c": 3}
+
+
+def test_a_margin_is_not_held_against_another_quantity() -> None:
+    view = replace(factory.mixed(), margin=0.02)
+    stopped = "filter=off,pairs=distinct"
+    for metric, given in (("val/probe_top1", True), ("train/loss", False)):
+        view = replace(view, metric=metric)
+        arms = {one.arm: one for one in details(view, compare_to_baseline(view)).arms}
+        assert (arms[stopped].equivalence is not None) is given
+        assert arms["filter=on,pairs=distinct"].equivalence is not None

@@ -125,3 +125,21 @@ def test_importance_of_sampled_factors(mode: str) -> None:
     assert found["lr"] > 0.8
     assert sum(found.values()) == pytest.approx(1.0)
     assert importance(points[:19], values[:19], mode="max") is None
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, "x", 0.4), (1, "y", 0.5)],  # of each arm, another seed failed
+        [(s, f, 0.1) for s in range(4) for f in "xy"][1:],
+        [(s, f, 0.1) for s in range(4) for f in "xy"],
+    ],
+    ids=["two left", "no noise, one missing", "no noise"],
+)
+def test_where_nothing_is_left_to_measure_noise_by(rows: list[tuple[int, str, float]]) -> None:
+    assert factor_tests([Measured(seed, {"f": level}, value) for seed, level, value in rows], ["f"]) is None
+
+
+def test_a_fit_without_errors_is_none() -> None:
+    data = {"value": [1e300 * (i + 1) for i in range(7)], "a": [*"xyxyxyx"], "seed": [*"aabbccd"]}
+    assert mixed(data, "value ~ C(a)", "seed") is None

@@ -119,3 +119,10 @@ def test_differences_without_spread_or_too_few() -> None:
         assert (exceeds(same, 0.2), exceeds(same, 0.25)) == (0.0, 1.0)
         assert (equivalence(same, 0.3), equivalence(same, 0.2)) == (0.0, 1.0)
         assert sign_flip(same) == pytest.approx(2 / 2**9)
+
+
+def test_equal_differences_at_the_margin_are_not_above_it_by_rounding() -> None:
+    d = [0.51 - 0.5] * 3
+    assert d[0] > 0.01
+    assert (exceeds(d, 0.01), exceeds(d, 0.0099), exceeds([-x for x in d], -0.01)) == (1.0, 0.0, 1.0)
+    assert equivalence(d, 0.0101) == 0.0
