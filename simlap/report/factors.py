@@ -68,6 +68,8 @@ def factor_tests(rows: Sequence[Measured], factors: Sequence[str]) -> FactorTest
         rows: one for each arm and seed, as far as they are known.
         factors: those that vary.
     """
+    # the last digits of a fit depend on the order of its rows, and the study file's is no fact
+    rows = sorted(rows, key=lambda row: (row.seed, sorted(row.levels.items())))
     factors = [factor for factor in factors if len({row.levels[factor] for row in rows}) > 1]
     seeds, values = {row.seed for row in rows}, np.array([row.value for row in rows])
     if not factors or len(seeds) < 2 or float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max()):
@@ -202,7 +204,7 @@ def importance(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
-        for point, value in zip(points, values, strict=True):
+        for point, value in sorted(zip(points, values, strict=True), key=lambda pair: sorted(pair[0].items())):
             params = {name: point[name] for name in ranges}
             study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=value))
         with warnings.catch_warnings():
