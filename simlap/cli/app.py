@@ -39,7 +39,8 @@ RootOption = Annotated[
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, or damaged images, 2 wrong input, 3 budget reached,
+    """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
+    come out again, or damaged images, 2 wrong input, 3 budget reached,
     4 study taken over, 130 interrupted."""
     warnings.filterwarnings("ignore")
     try:

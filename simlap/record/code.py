@@ -150,7 +150,7 @@ def _spell(node: Any, words: list[str]) -> None:
         for name in sorted(node._fields):
             value = getattr(node, name, None)
             if isinstance(node, ast.JoinedStr):
-                value = [piece for piece in value or () if not (isinstance(piece, ast.Constant) and piece.value == "")]
+                value = [piece for piece in node.values if not (isinstance(piece, ast.Constant) and piece.value == "")]
             if value is not None and value != [] and name != "ctx":
                 words.append(f"{name}=")
                 _spell(value, words)

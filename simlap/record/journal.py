@@ -22,6 +22,7 @@ from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
 from simlap.record.attempts import codes_of
 from simlap.record.kept import superseded
+from simlap.record.replay import read_replay
 from simlap.record.view import (
     ArmView,
     CellState,
@@ -326,7 +327,7 @@ def read_study(storage: Storage, name: str) -> StudyView:
         searches=[_search(storage, search) for search in plan.get("searches", [])],
         superseded=_superseded(storage, plan),
         compare=plan.get("compare", "common"), margin=plan.get("margin"), sampled=plan.get("sampled", {}),
-        declared_late=plan.get("declared_late", []),
+        declared_late=plan.get("declared_late", []), replay=read_replay(study),
         **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )  # fmt: skip
 

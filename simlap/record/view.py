@@ -9,6 +9,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
+from simlap.record.replay import ReplayView
+
 CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
 PAUSED = "paused until it is known whether it is needed further"
 """Why a run is interrupted that stands at an epoch where the others are waited for."""
@@ -251,6 +253,8 @@ class StudyView:
     """The study file as it was applied."""
     superseded: dict[str, int] = field(default_factory=dict)
     """By arm, how many runs it has from before its data changed; none where there are none."""
+    replay: ReplayView | None = None
+    """What came of the newest `simlap verify`."""
 
     def seeds_of(self, arm: ArmView) -> list[int]:
         """The planned seeds that count for an arm: all, but in a race those that decided about it."""

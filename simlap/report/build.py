@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from simlap.report.detail import Details, details
 from simlap.report.detail_tables import detail_tables, summary_details
 from simlap.report.html import html_page
 from simlap.report.race import race_comparisons, race_rows, race_summary
+from simlap.report.replayed import badge, badge_text
 from simlap.report.tables import ArmRow, arm_rows, latex_table, markdown_table, rich_table, summary
 from simlap.report.text_table import TextTable
 from simlap.report.tuned import TITLE, summary_tuned, tuned_table
@@ -105,6 +106,8 @@ def summary_of(report: Report) -> dict[str, Any]:
         found["details"] = summary_details(report.study, report.details)
     if report.judged:
         found["claims"] = [vars(one) for one in report.judged]
+    if (replay := report.study.replay) is not None:
+        found["replay"] = {**asdict(replay), "text": badge_text(replay)}
     return found
 
 
@@ -135,7 +138,10 @@ def print_report(study: StudyView, console: Console) -> None:
 
 def _markdown(report: Report) -> str:
     study = report.study
-    parts = [f"# {study.name}", "", "## Answer", ""]
+    parts = [f"# {study.name}", ""]
+    if study.replay is not None:
+        parts += [f"**{badge(study.replay)}**: {badge_text(study.replay)}", ""]
+    parts += ["## Answer", ""]
     parts += [f"- {sentence.text}" for sentence in report.sentences] or ["There is nothing to compare."]
     adjusted = "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted."
     parts += ["", adjusted if study.race is None else race_lead(study, study.race), ""]

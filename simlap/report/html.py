@@ -13,6 +13,7 @@ from simlap.record.view import StudyView
 from simlap.report import figures
 from simlap.report.answer import Notice, Sentence
 from simlap.report.page import document, plot_box, section
+from simlap.report.replayed import badge, badge_text
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
 from simlap.report.verdicts import race_lead
@@ -68,10 +69,15 @@ def _header(study: StudyView) -> str:
     if seconds > 0:
         facts.append((_duration(seconds), "training time"))
     items = "".join(f"<li><b>{escape(value)}</b> {name}</li>" for value, name in facts)
+    replay = ""
+    if study.replay is not None:
+        chip = "better" if study.replay.verdict == "equal" else "worse"
+        text = escape(badge_text(study.replay))
+        replay = f'<p class="lead"><span class="chip {chip}">{badge(study.replay)}</span> {text}</p>'
     what = " × ".join(f"{name} {{{', '.join(levels)}}}" for name, levels in study.factors.items())
     return (
         f'<header><p class="kicker">Ablation study</p><h1>{escape(study.name)}</h1>'
-        f'<p class="lead">{escape(what)}</p><ul class="facts">{items}</ul></header>'
+        f'<p class="lead">{escape(what)}</p><ul class="facts">{items}</ul>{replay}</header>'
     )
 
 
