@@ -83,12 +83,12 @@ def test_the_hash_is_the_same_in_every_version_of_python(monkeypatch: pytest.Mon
 
         _fields = (*ast.FunctionDef._fields, "to_come")
 
-    def parse(source: str) -> ast.Module:
-        tree = compile(source, "", "exec", ast.PyCF_ONLY_AST)
+    def parse(source: str) -> ast.AST:
+        tree: ast.AST = compile(source, "", "exec", ast.PyCF_ONLY_AST)
         for node in ast.walk(tree):
             if type(node) is ast.FunctionDef:
                 node.__class__ = FunctionDef
-                node.to_come = []
+                vars(node)["to_come"] = []
         return tree
 
     before = _parse(SOURCE)

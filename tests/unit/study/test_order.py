@@ -29,9 +29,18 @@ def told(runner: Runner) -> dict[str, Any]:
     view = read_study(runner.storage, "small")
     summary = summary_of(build(view))
     del summary["markdown"]  # lays the arms out in the file's order
+    # all pairs are listed in the file's order as well, the earlier arm minus the later one
+    pairs = summary.get("details", {}).pop("pairs", [])  # a race has none
+    unordered = {
+        tuple(sorted((pair["arm"], pair["reference"]))): (
+            abs(pair["difference"]), sorted((abs(pair["ci_low"]), abs(pair["ci_high"]))), pair["p_value"],
+        )
+        for pair in pairs
+    }  # fmt: skip
+    assert len(unordered) == len(pairs)
     sentences = sorted(sentence.text for sentence in build(view).sentences)
     plain: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
-    return {"summary": plain, "sentences": sentences, "states": runner.states()}
+    return {"summary": plain, "pairs": unordered, "sentences": sentences, "states": runner.states()}
 
 
 @pytest.mark.parametrize("text", [NONE, STUDY, BEST], ids=["none", "race", "best"])
