@@ -256,6 +256,15 @@ class StudyView:
     replay: ReplayView | None = None
     """What came of the newest `simlap verify`."""
 
+    def more_is_better(self, metric: str) -> bool:
+        """Of `metric.name` and what measures the same elsewhere, the file says it; of other accuracies and losses, their name."""
+        name = metric.rpartition("/")[2]
+        if name != self.metric.rpartition("/")[2]:
+            for part, more in (("_top1", True), ("loss", False)):  # `knn_top1_k5` is one, too
+                if part in name:
+                    return more
+        return self.mode == "max"
+
     def seeds_of(self, arm: ArmView) -> list[int]:
         """The planned seeds that count for an arm: all, but in a race those that decided about it."""
         used = self.race.seeds.get(arm.name) if self.race is not None else None

@@ -18,7 +18,6 @@ from simlap.report.words import (
     arm_state,
     decimals_for,
     levels_text,
-    more_is_better,
     p_text,
     rule_text,
     split_word,
@@ -64,7 +63,7 @@ def sentence(study: StudyView, effect: Effect) -> Sentence:
     unit = unit_of(comparison.metric)
     decimals = decimals_for(unit, test.half_width, test.mean)
     size = unit.number(abs(test.mean), decimals)
-    up = test.mean > 0 if more_is_better(study, comparison.metric) else test.mean < 0
+    up = test.mean > 0 if study.more_is_better(comparison.metric) else test.mean < 0
     word: Verdict = "better" if up else "worse"
     if test.n == 1 or test.half_width is None:
         direction = f"{word} than {other} by {size}{unit.suffix}" if test.mean else f"equal to {other}"

@@ -16,7 +16,7 @@ from simlap.report.compare import Comparison, best_values, common_epochs, final_
 from simlap.report.factors import FactorTests, Measured, factor_tests, importance
 from simlap.report.inference import bca, effect_size, equivalence, sign_flip
 from simlap.report.stats import Paired, finite, holm, paired
-from simlap.report.words import more_is_better, same_quantity
+from simlap.report.words import same_quantity
 
 MAX_RANKED = 30
 """Arms; among more, every two of them are too many tests to find anything."""
@@ -76,7 +76,7 @@ def details(study: StudyView, comparisons: Mapping[str, Comparison]) -> Details:
     inside = [name for name in tests if same_quantity(comparisons[name].metric, study.report_metric)]
     same = _adjusted({name: equivalence(tests[name].differences, margin) for name in inside} if margin else {})
     pairs = _pairs(values)
-    more = more_is_better(study, metric)
+    more = study.more_is_better(metric)
     ranks = _ranks(values, pairs, more=more)
     arms = []
     for arm in study.arms:

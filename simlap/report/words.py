@@ -38,16 +38,6 @@ def unit_of(metric: str) -> Unit:
     return Unit(100.0, " points", True) if metric.endswith("_top1") else Unit(1.0, "", False)
 
 
-def more_is_better(study: StudyView, metric: str) -> bool:
-    """Of `metric.name` and what measures the same elsewhere, the file says it; of other accuracies and losses, their name."""
-    name = metric.rpartition("/")[2]
-    if name != study.metric.rpartition("/")[2]:
-        for part, more in (("_top1", True), ("loss", False)):  # `knn_top1_k5` is one, too
-            if part in name:
-                return more
-    return study.mode == "max"
-
-
 def same_quantity(metric: str, other: str) -> bool:
     """Whether a margin in the units of one means the same in the other's."""
     return metric.rpartition("/")[2] == other.rpartition("/")[2] or (unit_of(metric).percent and unit_of(other).percent)

@@ -36,7 +36,8 @@ def saved_views(study: StudyView) -> dict[str, str]:
     # Ordered by time, the page would nest the runs under collapsed parents.
     return {
         f"{PREFIX}arms": _view(
-            "Arms: the result", "arm", [*factors, *arms, _column("tags", "simlap.cells")], best, study.mode == "min"
+            "Arms: the result", "arm", [*factors, *arms, _column("tags", "simlap.cells")], best,
+            not study.more_is_better(study.report_metric),
         ),
         f"{PREFIX}{CURVES}": _view(
             "Curves: mean over seeds", "cell", [metric, final], arm, True,

@@ -7,12 +7,14 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
 from simlap.record.tracking.plan import plan_run, plan_study, run_key
 from simlap.record.tracking.records import RunPlan
-from simlap.record.view import CellView, StageView, StudyView
+from simlap.record.tracking.views import PREFIX, saved_views
+from simlap.record.view import CellView, StageView, StudyView, Unread
 from tests.integration.mlflow_studies import START, cell, study
 
 
@@ -22,6 +24,35 @@ def plans_of(view: StudyView, report: dict[str, bytes] | None = None) -> dict[st
 
 def only_cell(one: CellView) -> RunPlan:
     return plan_run(one)
+
+
+def test_a_cell_that_is_there_is_judged_without_its_configuration() -> None:
+    """Of a thousand cells, that would take seconds."""
+    parsed: list[bytes] = []
+
+    def parse(content: bytes) -> dict[str, Any]:
+        parsed.append(content)
+        return {"optim": {"lr": 0.5}}
+
+    def planned(content: bytes) -> RunPlan:
+        view = study(seeds=1)
+        (arm, *others) = view.arms
+        one = replace(arm.cells[0], config=Unread(lambda: content, parse))
+        view = replace(view, arms=[replace(arm, cells=[one]), *others])
+        return plans_of(view)[f"cell:{one.cell_id}"]
+
+    first, other = planned(b"lr: 0.5"), planned(b"lr: 0.6")
+    assert first.digest != other.digest
+    assert not parsed
+    assert first.params["optim.lr"] == "0.5"
+    assert first.artifacts[0].content() == b"lr: 0.5"
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("train/loss", "min"), ("val/probe_top1", "max")])
+def test_the_most_accurate_arm_is_first_whatever_decides(metric: str, mode: Literal["min", "max"]) -> None:
+    view = replace(study(), metric=metric, mode=mode, report_metric="test/probe_top1")
+    arms = json.loads(saved_views(view)[f"{PREFIX}arms"])
+    assert json.loads(arms["state"])["orderByAsc"] is False
 
 
 def test_one_run_per_study_arm_and_started_cell_parents_first() -> None:
