@@ -117,7 +117,10 @@ def epochs(study: StudyView) -> pa.Table:
         {name for cell in cells for row in cell.rows for name in row.metrics}.union(*(c.result for c in cells))
     )
     schema = pa.schema([*fixed.items(), *((name, _NUMBER) for name in names)])
-    tables = [pa.Table.from_pylist(list(_epochs(arm, cell)), schema=schema) for arm in study.arms for cell in arm.cells]
+    tables = [
+        pa.Table.from_pylist([row for cell in arm.cells for row in _epochs(arm, cell)], schema=schema)
+        for arm in study.arms
+    ]
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
