@@ -42,14 +42,14 @@ class TextTable:
 
     def html(self) -> str:
         """A section."""
-        head = "".join(f"<th{_num(i)}>{escape(text)}</th>" for i, text in enumerate(self.head))
+        head = "".join(f'<th scope="col"{_num(i)}>{escape(text)}</th>' for i, text in enumerate(self.head))
         none = '<span class="none">–</span>'
         body = "".join(
-            '<tr><td class="arm">'
+            '<tr><th scope="row" class="arm">'
             + escape(row[0])
-            + "</td>"
+            + "</th>"
             + "".join(
-                f'<td class="num" data-label="{escape(name)}"><span>{escape(text) or none}</span></td>'
+                f'<td class="num" data-label="{escape(name)}"{" data-empty" * (not text)}><span>{escape(text) or none}</span></td>'
                 for name, text in zip(self.head[1:], row[1:], strict=True)
             )
             + "</tr>"
