@@ -86,6 +86,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             found += flat(value, f"{prefix}{key}.")
         elif value not in (None, "", []):
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            text = f"{value:g}" if isinstance(value, float) else text
             found.append((f"{prefix}{key}", text))
     return found
 

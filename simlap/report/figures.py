@@ -7,6 +7,7 @@ all of them.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -248,7 +249,7 @@ def _style(colour: int, other: int) -> Style:
 
 def _label(name: str) -> str:
     """An arm's name on several lines, so that phones have room left for the plot."""
-    return "<br>".join(plain_text(part.strip()) for part in name.split(","))
+    return "<br>".join(plain_text(part.strip()) for part in re.split(r",|\s(?=[^\s=]+=)", name))
 
 
 def _first(said: Sequence[str]) -> str:

@@ -129,7 +129,7 @@ def where_text(study: StudyView, found: Interactions) -> str:
     if study.race is not None:
         text += " Arms have the seeds that the race gave them."
     elif any(pair.p_value is not None for pair in found.pairs):
-        text += " p: that the two factors' effects add up (the interaction's F or Wald test, not adjusted)."
+        text += " p: of the interaction, so small where the two factors' effects do not add up (not adjusted)."
     if found.left_out:
         text += f" Shown are the {len(found.pairs)} pairs of {len(found.pairs) + found.left_out} that depart furthest from that."
     return text

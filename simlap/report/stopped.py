@@ -26,6 +26,8 @@ class StoppedCell:
     epoch: int
     why: str
     """By which rule, in words."""
+    among: int | None
+    """Runs that it was judged among; None where the reason does not say."""
     value: str
     """Of the metric of decisions at that epoch, or empty."""
     standing: str
@@ -79,21 +81,22 @@ def _cell(study: StudyView, arm: ArmView, cell: CellView, known: dict[int, list[
         rank = 1 + sum(other > value if more else other < value for other in values)
         shown = unit.number(value, decimals_for(unit, None, value))
         standing = f"{_ordinal(rank)} of {len(values)} runs"
-    return StoppedCell(cell.seed, cell.epoch, _why(study, arm, cell.reason), shown, standing)
+    return StoppedCell(cell.seed, cell.epoch, *_why(study, arm, cell.reason), shown, standing)
 
 
-def _why(study: StudyView, arm: ArmView, reason: str | None) -> str:
+def _why(study: StudyView, arm: ArmView, reason: str | None) -> tuple[str, int | None]:
     if reason is None:
-        return "no reason was noted"
+        return "no reason was noted", None
     if (m := _ASHA.fullmatch(reason)) is not None:
-        share = _share(m["part"])
-        return (
-            f"at the rung of epoch {m['epoch']} not among the best {share} of the {m['cells']} runs that had got there"
+        text = (
+            f"at the rung of epoch {m['epoch']} not among the best {_share(m['part'])} of the runs that had got there"
         )
+        return text, int(m["cells"])
     if study.race is not None and reason.startswith("race: "):
         said = race_sentence(study, study.race, arm.name)
-        return said[0].removeprefix(f"{arm.name} ").rstrip(".") if said is not None else reason.removeprefix("race: ")
-    return reason
+        text = said[0].removeprefix(f"{arm.name} ").rstrip(".") if said is not None else reason.removeprefix("race: ")
+        return text, None
+    return reason, None
 
 
 def _share(part: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html import escape
 
@@ -43,13 +44,12 @@ class TextTable:
     def html(self) -> str:
         """A section."""
         head = "".join(f'<th scope="col"{_num(i)}>{escape(text)}</th>' for i, text in enumerate(self.head))
-        none = '<span class="none">–</span>'
         body = "".join(
             '<tr><th scope="row" class="arm">'
             + escape(row[0])
             + "</th>"
             + "".join(
-                f'<td class="num" data-label="{escape(name)}"{" data-empty" * (not text)}><span>{escape(text) or none}</span></td>'
+                f'<td class="num" data-label="{escape(name)}"{" data-empty" * (not text)}><span>{_shown(text)}</span></td>'
                 for name, text in zip(self.head[1:], row[1:], strict=True)
             )
             + "</tr>"
@@ -65,6 +65,11 @@ def filled(title: str, head: list[str], rows: list[list[str]], caption: str) -> 
     if len(kept) == 1:
         return None
     return TextTable(title, [head[i] for i in kept], [[row[i] for i in kept] for row in rows if any(row[1:])], caption)
+
+
+def _shown(text: str) -> str:
+    """A cell's content: real minus signs, and a dash where there is nothing."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", escape(text)) or '<span class="none">–</span>'
 
 
 def _num(column: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from simlap.record.view import StudyView
 from simlap.report.circumstances import Fact, commit_of, facts_of, mixed_text
 from simlap.report.page import section
 from simlap.report.sections.text import listed
-from simlap.report.stopped import StoppedArm, rule_lead, stopped_arms
+from simlap.report.stopped import StoppedArm, StoppedCell, rule_lead, stopped_arms
 
 if TYPE_CHECKING:
     from simlap.report.build import Report
@@ -34,9 +35,10 @@ def _stopped_arm(arm: StoppedArm) -> str:
     seeds = ", ".join(str(cell.seed) for cell in arm.cells)
     where = f"epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}"
     count = f"{len(arm.cells)} of {arm.of} seeds" if len(arm.cells) < arm.of else "all seeds"
-    lines: dict[str, list[str]] = {}
+    rules: dict[str, list[StoppedCell]] = {}
     for cell in arm.cells:
-        lines.setdefault(cell.why, []).append(str(cell.seed))
+        rules.setdefault(cell.why, []).append(cell)
+    lines = {f"{why}{_among(cells)}": [str(cell.seed) for cell in cells] for why, cells in rules.items()}
     if len(lines) == 1:
         why = escape(next(iter(lines)))
     else:
@@ -49,10 +51,19 @@ def _stopped_arm(arm: StoppedArm) -> str:
     more = f'<span class="more">seed{"s" * (len(arm.cells) > 1)} {seeds}</span>' if len(arm.cells) < arm.of else ""
     return (
         f'<tr><th scope="row" class="arm">{escape(arm.arm)}</th>'
-        f'<td data-label="Stopped"><span>{where}<span class="more">{count}</span>{more}</span></td>'
+        f'<td class="where" data-label="Stopped"><span>{where}<span class="more">{count}</span>{more}</span></td>'
         f'<td class="long" data-label="Why">{why}</td>'
         f'<td class="long" data-label="Where it stood">{escape(arm.summary)}{own}</td></tr>'
     )
+
+
+def _among(cells: Sequence[StoppedCell]) -> str:
+    """` (3 to 28)`: how many runs had got there by then."""
+    known = [cell.among for cell in cells if cell.among is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    return f" ({low})" if low == high else f" (from {low} to {high}, as runs came in)"
 
 
 def failures(study: StudyView) -> str:
@@ -82,7 +93,7 @@ def reproduce(study: StudyView) -> str:
         lines = [f"git checkout {commit}"] if commit is not None else []
         lines += [
             study.command,
-            f"simlap verify {study.name}    # trains a random finished run anew and compares its numbers",
+            f"simlap verify {_study_words(study)}    # trains a random run anew and compares its numbers",
         ]
         parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
     if any(fact.key == "git.dirty" and "as committed" not in fact.values for fact in facts):
@@ -98,6 +109,13 @@ def reproduce(study: StudyView) -> str:
     if study.text:
         parts.append(f"<details open><summary>Study file</summary><pre>{escape(study.text)}</pre></details>")
     return section("How to reproduce", "", "".join(parts)) if parts else ""
+
+
+def _study_words(study: StudyView) -> str:
+    """The study's name for another command, with the storage that it lies in."""
+    words = study.command.split()
+    at = words.index("--storage") if "--storage" in words else len(words)
+    return " ".join([study.name, *words[at : at + 2]])
 
 
 def _values(fact: Fact) -> str:
