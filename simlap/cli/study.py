@@ -73,6 +73,14 @@ class Format(enum.StrEnum):
     latex = "latex"
 
 
+class Images(enum.StrEnum):
+    """Formats of the figures of `simlap report --format md`."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
 @app.command()
 def plan(
     study: Annotated[Path, typer.Argument(help="Study file.")],
@@ -174,12 +182,25 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write there instead of to the standard output.")
     ] = None,
+    figures: Annotated[
+        Images | None,
+        typer.Option("--figures", help="With --format md and --output: write the figures as images, and link them."),
+    ] = None,
     storage: StorageOption = "./runs",
 ) -> None:
     """Write the report of a study."""
-    from simlap.report import render
+    from simlap.report import build, render
 
-    text = render(_study(name, storage), format.value)
+    if figures is not None and (format is not Format.md or output is None):
+        raise UserError("needs --format md and --output: the page has its figures, LaTeX none", key="--figures")
+    made = build(_study(name, storage))
+    text = render(made, format.value)
+    if figures is not None and output is not None:
+        from simlap.report.figure_files import with_figures, write_figures
+        from simlap.report.html import figures_of
+
+        files = write_figures(figures_of(made), output.with_name(f"{output.stem}_figures"), figures.value)
+        text = with_figures(text, files, output.parent)
     if output is None:
         sys.stdout.write(text)
     else:

@@ -120,6 +120,7 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
     metric = metric or study.metric
     unit, figure = unit_of(metric), go.Figure()
     styles, arms, ends = arm_styles(study), curve_arms(study), []
+    band = 0.13 if len(arms) <= _MAX_UNIFIED else 0.05
     for arm in arms:
         style = styles[arm.name]
         epochs = common_epochs(study, [arm], metric)
@@ -130,7 +131,7 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
             low = [(e.mean if e.low is None else e.low) * unit.scale for e in found]
             figure.add_trace(
                 go.Scatter(
-                    x=epochs + epochs[::-1], y=high + low[::-1], fill="toself", fillcolor=style.colour, opacity=0.13,
+                    x=epochs + epochs[::-1], y=high + low[::-1], fill="toself", fillcolor=style.colour, opacity=band,
                     line_width=0, mode="lines", hoverinfo="skip", showlegend=False, **group,
                 )
             )  # fmt: skip

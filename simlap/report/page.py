@@ -18,6 +18,7 @@ from simlap.report.assets import CSS, SCRIPT
 
 _NO_PLOT = "This plot needs scripts, and a browser of 2023 or newer. Its numbers stand in the tables and sentences of this page."
 _DIGITS = 6
+_MAX_ROWS = 30
 
 
 def document(title: str, body: str, plots: Mapping[str, go.Figure], style: str = "") -> str:
@@ -67,6 +68,13 @@ def plot_box(name: str, plots: Mapping[str, go.Figure]) -> str:
         f'<div class="plot" id="{name}" role="img" aria-label="{escape(label)}" style="--height:{layout.height}px">'
         f"<p>{_NO_PLOT}</p></div>"
     )
+
+
+def tall(table: str, rows: int, name: str) -> str:
+    """A table that scrolls in a box of its own where it is long, so that what follows is found."""
+    if rows <= _MAX_ROWS:
+        return table
+    return f'<div class="tall" role="region" tabindex="0" aria-label="{escape(name)}">{table}</div>'
 
 
 def numbers(head: Sequence[str], rows: Sequence[Sequence[str]], summary: str = "Numbers of this plot") -> str:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
-from simlap.report.page import section
+from simlap.report.page import section, tall
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TextTable:
             for row in self.rows
         )
         table = f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        return section(self.title, self.caption, table)
+        return section(self.title, self.caption, tall(table, len(self.rows), self.title))
 
 
 def filled(title: str, head: list[str], rows: list[list[str]], caption: str) -> TextTable | None:

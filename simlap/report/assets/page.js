@@ -8,7 +8,7 @@
 
   function sortable(table) {
     const body = table.tBodies[0], rows = Array.from(body.rows), heads = Array.from(table.tHead.rows[0].cells);
-    const status = table.parentNode.insertBefore(document.createElement("p"), table.nextSibling);
+    const status = table.parentNode.appendChild(document.createElement("p"));
     status.className = "hidden";
     status.setAttribute("role", "status");
     const select = document.createElement("select");
@@ -55,7 +55,7 @@
     const label = document.createElement("label");
     label.className = "sort";
     label.append("Sort by ", select);
-    table.before(label);
+    (table.closest(".tall") || table).before(label);
   }
   document.querySelectorAll("table[data-sortable]").forEach(sortable);
 

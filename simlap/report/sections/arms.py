@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from simlap.record.view import StudyView
-from simlap.report.page import section
+from simlap.report.page import section, tall
 from simlap.report.sections.text import class_of, minus
 from simlap.report.stats import Estimate
 from simlap.report.tables import ArmRow, caption, headers
@@ -23,7 +23,7 @@ def arms(study: StudyView, rows: Sequence[ArmRow]) -> str:
     )
     body = "".join(_arm(row, names) for row in rows)
     table = f'<table class="arms" data-sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return section("Arms", "", f'{table}<p class="caption">{escape(caption(study))}</p>')
+    return section("Arms", "", f'{tall(table, len(rows), "Arms")}<p class="caption">{escape(caption(study))}</p>')
 
 
 def _arm(row: ArmRow, names: Sequence[str]) -> str:
@@ -41,7 +41,7 @@ def _arm(row: ArmRow, names: Sequence[str]) -> str:
     p_value = test.p_adjusted if test is not None else None
     fields = [
         (f"{row.done}/{row.planned}", "num", str(row.done)),
-        (f'<span class="chip {row.state}">{escape(row.status)}</span>', "", row.status),
+        (f'<span class="chip {row.state}">{escape(row.status)}</span>', "status", row.status),
         (escape(row.final_text), "num", _number(row.final.mean if row.final is not None else None)),
         (
             "" if row.is_baseline else escape(minus(row.difference_text)),

@@ -34,6 +34,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
+def counted(noun: str, count: int) -> str:
+    """The noun for so many."""
+    return noun if count == 1 else f"{noun}s"
+
+
 def capital(text: str) -> str:
     """The first letter only: names of metrics keep theirs."""
     return text[:1].upper() + text[1:]

@@ -11,7 +11,7 @@ from simlap.report.answer import Notice, Sentence
 from simlap.report.claims import Judged
 from simlap.report.page import section
 from simlap.report.replayed import badge, badge_text
-from simlap.report.sections.text import duration, spoken
+from simlap.report.sections.text import counted, duration, spoken
 from simlap.report.verdicts import race_lead
 from simlap.report.words import metric_title, rule_text
 
@@ -49,7 +49,9 @@ def answer(report: Report) -> str:
     )
     if study.race is not None:
         lead = race_lead(study, study.race)
-    parts.append(f'{_facts(study)}<p class="lead">{escape(lead)}</p>')
+    parts.append(_facts(study))
+    if found:
+        parts.append(f'<p class="lead">{escape(lead)}</p>')
     return f'<section id="answer">{"".join(parts)}</section>'
 
 
@@ -72,7 +74,8 @@ def _list(found: Sequence[Sentence]) -> str:
 
 def _claim(one: Judged) -> str:
     chip = f'<span class="chip {_CLAIMS[one.verdict]}">{one.verdict}</span>'
-    return f"<li>{chip} <span>{spoken(one.text)}<br><code>{escape(one.claim)}</code></span></li>"
+    text = spoken(one.text.rstrip(".") + ".")
+    return f"<li>{chip} <span>{text}<br><code>{escape(one.claim)}</code></span></li>"
 
 
 def _facts(study: StudyView) -> str:
@@ -81,9 +84,9 @@ def _facts(study: StudyView) -> str:
     seconds = sum(cell.seconds for cell in cells)
     facts = [
         (f"{done}/{planned}", "runs done" if study.race is None else "runs done, of those that it may take"),
-        (str(len(study.arms)), "arms"),
-        (str(len(study.seeds)), "seeds"),
-        (str(study.epochs), "epochs"),
+        (str(len(study.arms)), counted("arm", len(study.arms))),
+        (str(len(study.seeds)), counted("seed", len(study.seeds))),
+        (str(study.epochs), counted("epoch", study.epochs)),
         (study.scheduler, "scheduler"),
     ]
     if seconds > 0:
