@@ -20,7 +20,8 @@ _NAMES = {
     "cpus": "CPUs of the machine",
     "python": "Python",
 }
-_DIRTY = {"True": "with changes that are in no commit", "False": "as committed"}
+DIRTY = "with changes that are in no commit"
+_TREE = {"True": DIRTY, "False": "as committed"}
 _FIRST = ("git.commit", "git.dirty", "git.unknown", "code", "data_fingerprint", "data.fingerprint", "python")
 # what is another one in every run, or says nothing about how its numbers came about
 _OWN = ("command", "start", "start_rerun", "rerun", "cpus", "platform", "host", "user")
@@ -115,7 +116,7 @@ def _varies_data(study: StudyView) -> bool:
 
 def _said(key: str, values: Mapping[str, int]) -> dict[str, int]:
     ordered = sorted(values.items(), key=lambda pair: -pair[1])
-    return {_DIRTY.get(text, text) if key == "git.dirty" else text: count for text, count in ordered}
+    return {_TREE.get(text, text) if key == "git.dirty" else text: count for text, count in ordered}
 
 
 def _name(key: str) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from simlap.record.view import StudyView
-from simlap.report.circumstances import Fact, commit_of, facts_of, mixed_text
+from simlap.report.circumstances import DIRTY, Fact, commit_of, facts_of, mixed_text
 from simlap.report.page import section
 from simlap.report.sections.text import listed
 from simlap.report.stopped import StoppedArm, StoppedCell, rule_lead, stopped_arms
@@ -96,7 +96,7 @@ def reproduce(study: StudyView) -> str:
             f"simlap verify {_study_words(study)}    # trains a random run anew and compares its numbers",
         ]
         parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
-    if any(fact.key == "git.dirty" and "as committed" not in fact.values for fact in facts):
+    if any(fact.key == "git.dirty" and DIRTY in fact.values for fact in facts):
         text = "The code had changes that are in no commit: the commit alone does not bring it back."
         parts.append(f'<div class="notice warning">{text}</div>')
     if mixed := mixed_text(facts, study):
