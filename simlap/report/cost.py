@@ -79,11 +79,11 @@ def shown_costs(study: StudyView, found: Sequence[ArmCost]) -> list[ArmCost]:
 
 def cost_figure(study: StudyView, found: Sequence[ArmCost]) -> go.Figure:
     """Points with 95 % intervals; the line joins the front. Open: not finished."""
-    unit, styles, figure = unit_of(study.report_metric), arm_styles(study), go.Figure()
+    unit, styles, traces = unit_of(study.report_metric), arm_styles(study), []
     unit_name, scale = _time_unit(found)
     front = sorted((one for one in found if one.front), key=lambda one: one.seconds)
     if len(front) > 1:
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[one.seconds / scale for one in front], y=[one.value.mean * unit.scale for one in front], mode="lines",
                 line={"color": _GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip", showlegend=False,
@@ -92,7 +92,7 @@ def cost_figure(study: StudyView, found: Sequence[ArmCost]) -> go.Figure:
     for one in found:
         style = styles[one.arm]
         state = "" if one.finished else f"<br>not finished: epoch {one.epoch}, on {plain_text(study.metric)}"
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[one.seconds / scale], y=[one.value.mean * unit.scale], mode="markers", name=plain_text(one.arm),
                 legendgroup=one.arm, meta=one.arm, cliponaxis=False,
@@ -107,7 +107,7 @@ def cost_figure(study: StudyView, found: Sequence[ArmCost]) -> go.Figure:
                 hovertemplate=f"%{{y:.2f}}, %{{x:.3g}} {unit_name}{state}",
             )
         )  # fmt: skip
-    dress(figure)
+    figure = dress(go.Figure(traces))
     spread = [one.seconds for one in found]
     log = max(spread) > _LOG_RANGE * min(spread)
     title = metric_title(study.report_metric)

@@ -11,7 +11,7 @@ MAX_CURVES = 24
 """Arms with a curve; there are not many more colours and dashes that can be told apart."""
 MAX_INTERVALS = 40
 """Rows of a plot of intervals."""
-MAX_POINTS = 400
+MAX_POINTS = 200
 """Arms in a plot of points."""
 
 

@@ -101,16 +101,26 @@ async def _look_at_all(folder: Path) -> dict[str, Seen]:
             await tab.look(width=DESKTOP[0], height=DESKTOP[1])
             here.boxes[DESKTOP] = await tab.evaluate(_BOX)
             if name == "mixed":  # it has every part
-                here.violations["desktop, light"] = await tab.evaluate(_AXE)
+                here.deeds = await _press(tab)
                 await tab.look(width=DESKTOP[0], height=DESKTOP[1], dark=True)
                 here.violations["desktop, dark"] = await tab.evaluate(_AXE)
-                here.deeds = await _press(tab)
             await tab.look(width=PAPER[0], height=PAPER[1], dark=True, media="print")
             await tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
             here.boxes[PAPER] = await tab.evaluate(_BOX)
             here.deeds["paper"] = await tab.evaluate("getComputedStyle(document.body).backgroundColor")
             here.errors = list(tab.errors)
+        found["mixed"].deeds["old browser"] = await _open_without(tab, folder / "mixed.html")
     return found
+
+
+async def _open_without(tab: Tab, path: Path) -> list[Any]:
+    """The page where plots cannot be inflated: what stands in their places, and whether anything is reported as broken."""
+    tab.errors.clear()
+    await tab.look(width=DESKTOP[0], height=DESKTOP[1])
+    await tab.send("Page.addScriptToEvaluateOnNewDocument", source="delete globalThis.DecompressionStream")
+    await tab.open(path.as_uri())
+    told = "Array.from(document.querySelectorAll('.plot p'), p => p.offsetHeight > 0 && p.innerText)"
+    return [*tab.errors, *set(await tab.evaluate(told))]
 
 
 _ORDER = "Array.from(document.querySelectorAll('table[data-sortable] tbody tr'), row => row.cells[0].dataset.value)"
@@ -187,6 +197,11 @@ def test_the_table_is_sorted_by_keyboard_and_by_the_phone_s_list(seen: dict[str,
     assert up[0][0].startswith("filter=off")
     assert back[0] == order == deeds["back"]
     assert deeds["by list"] == sorted(order, reverse=True)
+
+
+def test_where_plots_cannot_be_drawn_it_is_said(seen: dict[str, Seen]) -> None:
+    (told,) = seen["mixed"].deeds["old browser"]
+    assert told.startswith("This plot needs scripts, and a browser of 2023 or newer.")
 
 
 def test_axes_and_keys_are_switches(seen: dict[str, Seen]) -> None:
