@@ -9,7 +9,7 @@ from simlap.report.compare import Comparison, Effect, common_epochs, values_at
 
 MAX_CURVES = 24
 """Arms with a curve; there are not many more colours and dashes that can be told apart."""
-MAX_INTERVALS = 40
+MAX_INTERVALS = 24
 """Rows of a plot of intervals."""
 MAX_POINTS = 200
 """Arms in a plot of points."""

@@ -8,6 +8,7 @@
 
   function sortable(table) {
     const body = table.tBodies[0], rows = Array.from(body.rows), heads = Array.from(table.tHead.rows[0].cells);
+    const names = heads.map((head) => head.textContent);
     const status = table.parentNode.appendChild(document.createElement("p"));
     status.className = "hidden";
     status.setAttribute("role", "status");
@@ -30,20 +31,23 @@
       body.append(...found.map((one) => one.row));
       heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? direction : "none"));
       select.value = direction === "none" ? "" : column + " " + direction;
-      const by = heads[column].textContent;
-      status.textContent = direction === "none" ? "In the order of the study" : "Sorted by " + by + ", " + direction;
+      const by = "Sorted by " + names[column] + ", " + direction;
+      status.textContent = direction === "none" ? "In the order of the study" : by;
     }
 
     heads.forEach((head, column) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = head.textContent;
-      head.replaceChildren(button);
+      button.textContent = names[column];
+      const paper = document.createElement("span"); // a button is not printed where a table's head comes again on the next page
+      paper.className = "paper";
+      paper.textContent = names[column];
+      head.replaceChildren(button, paper);
       head.setAttribute("aria-sort", "none");
       button.addEventListener("click", () => sort(column, NEXT[head.getAttribute("aria-sort")]));
       const words = head.classList.contains("num") ? ["lowest first", "highest first"] : ["A to Z", "Z to A"];
       ["ascending", "descending"].forEach((direction, i) => {
-        select.append(new Option(head.textContent + ", " + words[i], column + " " + direction));
+        select.append(new Option(names[column] + ", " + words[i], column + " " + direction));
       });
     });
     select.prepend(new Option("Order of the study", ""));
@@ -64,6 +68,7 @@
   if (!packed) return;
   let figures = {};
   const axes = {};
+  const PAGE = 860; // pixels of a plot that fits on a sheet of A4 with its heading
   let printing = false;
 
   async function inflate(id) {
@@ -84,7 +89,10 @@
     const hover = layout.hoverlabel || {};
     out.hoverlabel = { ...hover, bgcolor: c.page, bordercolor: c.line, font: { ...hover.font, color: c.text } };
     for (const [axis, type] of Object.entries(axes[id] || {})) out[axis] = { ...layout[axis], type };
-    if (printing) Object.assign(out, { width: box.closest(".small") ? 320 : 670, autosize: false });
+    if (printing) {
+      const width = box.closest(".small") ? 320 : 670;
+      Object.assign(out, { width, height: Math.min(layout.height, PAGE), autosize: false });
+    }
     return out;
   }
 

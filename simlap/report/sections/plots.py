@@ -107,13 +107,15 @@ def small_curves(study: StudyView, plots: dict[str, go.Figure], title: str, text
 def small_parts(study: StudyView, plots: dict[str, go.Figure], metrics: Iterable[str]) -> str:
     """The content of such a section."""
     parts: list[str] = []
+    drawn: list[str] = []
     for metric in metrics:
         figure = figures.curves(study, metric, small=True)
         if figure is not None:
+            drawn.append(metric)
             name = f"small-{sum(other.startswith('small-') for other in plots)}"
             plots[name] = figure
             parts.append(f"<div><h3>{escape(capital(metric_title(metric)))}</h3>{plot_box(name, plots)}</div>")
-    return f'{keys(study)}<div class="small">{"".join(parts)}</div>' if parts else ""
+    return f'{keys(study)}<div class="small">{"".join(parts)}</div>{_last(study, drawn)}' if parts else ""
 
 
 def keys(study: StudyView, arms: Sequence[ArmView] | None = None, *, symbols: bool = False) -> str:
@@ -164,6 +166,22 @@ def _left_out(study: StudyView) -> str:
     if shown == len(study.arms):
         return ""
     return f"Drawn are the baseline and the {shown - 1} of {len(study.arms)} arms that came furthest, the best of those first."
+
+
+def _last(study: StudyView, metrics: Sequence[str]) -> str:
+    """The mean of every metric where the arm's seeds all came to, last."""
+    rows = []
+    for arm in curve_arms(study):
+        texts = []
+        for metric in metrics:
+            epochs = common_epochs(study, [arm], metric)
+            values = values_at(study, arm, metric, epochs[-1]) if epochs else None
+            unit = unit_of(metric)
+            found = estimate(values) if values is not None else None
+            texts.append("" if found is None else unit.number(found.mean, decimals_for(unit, None, found.mean)))
+        every = common_epochs(study, [arm], metrics[0])
+        rows.append([arm.name, str(every[-1]) if every else "", *texts])
+    return numbers(["Arm", "Epoch", *(capital(metric_title(metric)) for metric in metrics)], rows, "Last means")
 
 
 def _table(study: StudyView) -> str:

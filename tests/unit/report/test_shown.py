@@ -53,7 +53,7 @@ def test_of_many_differences_the_best_and_the_worst() -> None:
     assert len(forest(view, report.comparisons).data) == MAX_INTERVALS
     gains = {c.arm: c.paired.mean for c in report.comparisons.values() if c.paired is not None}
     order = sorted(gains, key=lambda arm: gains[arm], reverse=True)
-    assert {c.arm for c in shown} == {*order[:30], *order[-10:]}
+    assert {c.arm for c in shown} == {*order[:18], *order[-6:]}
     effects, of = effect_rows(view, report.effects)
     assert (len(effects), of) == (MAX_INTERVALS, 59)
     page = Page(render(report, "html"))
