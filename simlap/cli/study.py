@@ -75,6 +75,14 @@ class Format(enum.StrEnum):
     parquet = "parquet"
 
 
+class Images(enum.StrEnum):
+    """Formats of the figures of `simlap report --format md`."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
 @app.command()
 def plan(
     study: Annotated[Path, typer.Argument(help="Study file.")],
@@ -176,14 +184,27 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write there instead of to the standard output.")
     ] = None,
+    figures: Annotated[
+        Images | None,
+        typer.Option("--figures", help="With --format md and --output: write the figures as images, and link them."),
+    ] = None,
     storage: StorageOption = "./runs",
 ) -> None:
     """Write the report of a study."""
-    from simlap.report import content
+    from simlap.report import build, content
 
+    if figures is not None and (format is not Format.md or output is None):
+        raise UserError("needs --format md and --output: the page has its figures, LaTeX none", key="--figures")
     if format is Format.parquet and output is None and sys.stdout.isatty():
         raise UserError("is not text: name a file with --output", key="--format", value=format.value)
-    data = content(_study(name, storage), format.value)
+    made = build(_study(name, storage))
+    data = content(made, format.value)
+    if figures is not None and output is not None:
+        from simlap.report.figure_files import with_figures, write_figures
+        from simlap.report.html import figures_of
+
+        files = write_figures(figures_of(made), output.with_name(f"{output.stem}_figures"), figures.value)
+        data = with_figures(data.decode(), files, output.parent).encode()
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()

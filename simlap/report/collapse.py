@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from simlap.record.view import ArmView, CellView, StudyView
 from simlap.report.figures import COLLAPSE_METRICS, GATE_METRICS
-from simlap.report.html import COLLAPSE_TEXT, GATES_TEXT, small_curves
 from simlap.report.page import document
+from simlap.report.sections.plots import COLLAPSE_TEXT, GATES_TEXT, small_curves
 from simlap.storage import Storage
 
 

@@ -7,6 +7,7 @@ all of them.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from plotly.subplots import make_subplots
 
 from simlap.record.view import ArmView, StudyView
 from simlap.report.compare import Comparison, Effect, common_epochs, planned_cells, values_at
+from simlap.report.page import described
+from simlap.report.shown import curve_arms, effect_rows, forest_rows
 from simlap.report.stats import estimate, finite
-from simlap.report.words import decimals_for, metric_title, p_text, place, unit_of
+from simlap.report.words import decimals_for, levels_text, metric_title, p_text, place, unit_of
 
 # Okabe & Ito's colour-blind safe palette, without black and yellow, which vanish on a dark or a white page, and with a lighter
 # blue that can be read on both.
@@ -33,6 +36,9 @@ COLLAPSE_METRICS = (
 )
 GATE_METRICS = ("gate/mean", "gate/entropy")
 _GREY = "#808080"
+_MAX_UNIFIED = 8
+"""Arms whose values fit into one box beside the pointer."""
+_MAX_SAID = 6
 
 
 @dataclass(frozen=True)
@@ -63,18 +69,19 @@ def arm_styles(study: StudyView) -> dict[str, Style]:
 def forest(study: StudyView, comparisons: Mapping[str, Comparison]) -> go.Figure:
     """Paired differences to the baseline with their intervals. Open symbols: not compared at the end."""
     styles = arm_styles(study)
-    shown = [c for arm in study.arms if (c := comparisons.get(arm.name)) is not None and c.paired is not None]
+    shown, _ = forest_rows(study, comparisons)
     figure = go.Figure()
     for comparison in shown:
         figure.add_trace(_interval(comparison, styles[comparison.arm], _label(comparison.arm)))
     _dress_intervals(figure, study, [c.arm for c in shown])
     figure.update_yaxes(range=[len(shown) - 0.5, -0.5])
-    return figure
+    said = [f"{c.arm} {interval_text(c)}" for c in shown]
+    return described(figure, "Difference to the baseline", f"Differences to the baseline: {_first(said)}.")
 
 
 def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
     """Simple effects, one panel per factor: level minus the baseline's level at each combination of the others."""
-    shown = [effect for effect in effects if effect.comparison.paired is not None]
+    shown, _ = effect_rows(study, effects)
     factors = [factor for factor in study.factors if any(effect.factor == factor for effect in shown)]
     if not factors:
         return go.Figure()
@@ -97,7 +104,11 @@ def effects_figure(study: StudyView, effects: Sequence[Effect]) -> go.Figure:
         figure.update_yaxes(range=[count - 0.5, -0.5], row=row, col=1)
     figure.update_layout(margin_t=30)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
-    return figure
+    said = [
+        f"{e.factor} {e.level} minus {e.reference_level}{' at ' * bool(e.at)}{levels_text(e.at)} {interval_text(e.comparison)}"
+        for e in shown
+    ]
+    return described(figure, "Effect of each factor", f"Effects of factors: {_first(said)}.")
 
 
 def curves(study: StudyView, metric: str | None = None, *, small: bool = False) -> go.Figure | None:
@@ -108,7 +119,10 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
     """
     metric = metric or study.metric
     unit, figure = unit_of(metric), go.Figure()
-    for arm, style in ((arm, arm_styles(study)[arm.name]) for arm in study.arms):
+    styles, arms, ends = arm_styles(study), curve_arms(study), []
+    band = 0.13 if len(arms) <= _MAX_UNIFIED else 0.05
+    for arm in arms:
+        style = styles[arm.name]
         epochs = common_epochs(study, [arm], metric)
         found = [estimate(values) for e in epochs if (values := values_at(study, arm, metric, e)) is not None]
         group = {"legendgroup": arm.name, "meta": arm.name}
@@ -117,11 +131,13 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
             low = [(e.mean if e.low is None else e.low) * unit.scale for e in found]
             figure.add_trace(
                 go.Scatter(
-                    x=epochs + epochs[::-1], y=high + low[::-1], fill="toself", fillcolor=style.colour, opacity=0.13,
+                    x=epochs + epochs[::-1], y=high + low[::-1], fill="toself", fillcolor=style.colour, opacity=band,
                     line_width=0, mode="lines", hoverinfo="skip", showlegend=False, **group,
                 )
             )  # fmt: skip
         decimals = decimals_for(unit, max((e.half_width or 0.0 for e in found), default=None))
+        if found:
+            ends.append(f"{arm.name} {unit.number(found[-1].mean, decimals)} at epoch {epochs[-1]}")
         half = [f" ± {unit.number(e.half_width, decimals)}" if e.half_width is not None else "" for e in found]
         mode = "lines" if len(epochs) > 1 else "markers"
         figure.add_trace(
@@ -137,10 +153,11 @@ def curves(study: StudyView, metric: str | None = None, *, small: bool = False) 
         return None
     title = metric_title(metric)
     figure.update_layout(
-        hovermode="x unified", height=240 if small else 440, xaxis_title="epoch",
+        hovermode="x unified" if len(arms) <= _MAX_UNIFIED else "closest", height=240 if small else 440, xaxis_title="epoch",
         yaxis_title=None if small else title[:1].upper() + title[1:], xaxis_rangemode="tozero",
     )  # fmt: skip
-    return dress(figure)
+    title = title[:1].upper() + title[1:]
+    return described(dress(figure), title, f"{title} by epoch, means over seeds: {_first(ends)}.")
 
 
 def _draw_rest(
@@ -172,10 +189,6 @@ def _draw_rest(
 def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
     test, unit = comparison.paired, unit_of(comparison.metric)
     assert test is not None
-    decimals = decimals_for(unit, test.half_width, test.mean)
-    text = unit.number(test.mean, decimals, sign=True)
-    if test.low is not None and test.high is not None:
-        text += f" [{unit.number(test.low, decimals, sign=True)}, {unit.number(test.high, decimals, sign=True)}]"
     details = " · ".join(part for part in (p_text(test.p_adjusted), place(comparison)) if part)
     symbol = style.symbol if comparison.final else f"{style.symbol}-open"
     half = (test.half_width or 0.0) * unit.scale
@@ -183,13 +196,27 @@ def _interval(comparison: Comparison, style: Style, label: str) -> go.Scatter:
         x=[test.mean * unit.scale], y=[label], mode="markers", showlegend=False, name=label, meta=comparison.arm,
         marker={"color": style.colour, "size": 11, "symbol": symbol, "line": {"width": 2, "color": style.colour}},
         error_x={"type": "data", "array": [half], "thickness": 2, "width": 5, "color": style.colour},
-        hovertemplate=f"{text}<br>{details}<extra></extra>", cliponaxis=False,
+        hovertemplate=f"{interval_text(comparison)}<br>{details}<extra></extra>", cliponaxis=False,
     )  # fmt: skip
+
+
+def interval_text(comparison: Comparison) -> str:
+    """`-6.9 [-10.7, -3.0]`; of a comparison that could be made."""
+    test, unit = comparison.paired, unit_of(comparison.metric)
+    assert test is not None
+    decimals = decimals_for(unit, test.half_width, test.mean)
+    text = unit.number(test.mean, decimals, sign=True)
+    if test.low is not None and test.high is not None:
+        text += f" [{unit.number(test.low, decimals, sign=True)}, {unit.number(test.high, decimals, sign=True)}]"
+    return text
 
 
 def _dress_intervals(figure: go.Figure, study: StudyView, arms: Sequence[str], height: int | None = None) -> None:
     dress(figure)
-    figure.update_layout(height=height or 90 + 46 * max(1, len(arms)), xaxis_title_text=_difference_title(study))
+    rows = max(1, len(arms))
+    figure.update_layout(
+        height=height or 90 + (46 if rows <= 15 else 38) * rows, xaxis_title_text=_difference_title(study)
+    )
     figure.update_xaxes(zeroline=True, zerolinewidth=1.5, zerolinecolor=_GREY, rangemode="tozero")
     figure.update_yaxes(showgrid=False, ticks="", tickfont_size=12)
 
@@ -223,7 +250,13 @@ def _style(colour: int, other: int) -> Style:
 
 def _label(name: str) -> str:
     """An arm's name on several lines, so that phones have room left for the plot."""
-    return "<br>".join(plain_text(part.strip()) for part in name.split(","))
+    return "<br>".join(plain_text(part.strip()) for part in re.split(r",|\s(?=[^\s=]+=)", name))
+
+
+def _first(said: Sequence[str]) -> str:
+    """What a figure's description says; a longer one nobody listens to."""
+    more = len(said) - _MAX_SAID
+    return "; ".join(said[:_MAX_SAID]) + (f"; and {more} more" if more > 0 else "")
 
 
 def plain_text(text: str) -> str:

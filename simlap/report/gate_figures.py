@@ -12,6 +12,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from simlap.report.figures import PALETTE, dress, plain_text
+from simlap.report.page import described
 
 Array = NDArray[np.float64]
 GROUP_COLOURS: tuple[str, ...] = (*PALETTE, *qualitative.Dark24)
@@ -116,7 +117,8 @@ def heat_map(data: GateData) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(**ticks, showgrid=False, ticks="", range=[c - 0.5, -0.5], row=3, col=1)
     figure.update_layout(height=_TREE + strip + side + 110, bargap=0)
-    return figure
+    text = f"Heat map of the distances between the gates of {c} classes, in the order of the tree above it."
+    return described(figure, "Distances between the gates of classes", text)
 
 
 def _branches(data: GateData) -> list[tuple[str, list[float | None], list[float | None]]]:
@@ -161,7 +163,8 @@ def scatter(data: GateData, other: str, values: Array) -> go.Figure:
         )  # fmt: skip
     title = "distance in the hierarchy" if other == "hierarchy" else "1 − cosine of the classes' mean features"
     figure.update_layout(height=340, xaxis_title=title, yaxis_title="gate distance")
-    return dress(figure)
+    text = f"Gate distance of {len(known)} pairs of classes against the {title}; the correlation stands under What is seen."
+    return described(dress(figure), f"Gate distance against {title}", text)
 
 
 def own_gates(data: GateData) -> go.Figure:
@@ -190,7 +193,11 @@ def own_gates(data: GateData) -> go.Figure:
     figure.update_xaxes(**(ticks if len(x) <= _MAX_TICKS else {"showticklabels": False}), showgrid=False)
     figure.update_yaxes(rangemode="tozero", title_text="share that is open")
     figure.update_layout(height=300)
-    return figure
+    text = (
+        f"Share that is open of the own gates of {len(x)} classes, from {np.nanmin(data.own):.3f} to {np.nanmax(data.own):.3f}, "
+        "beside the mean of each class's gates with others."
+    )
+    return described(figure, "Openness of each class's own gate", text)
 
 
 def _array(values: list[float | None]) -> Array:

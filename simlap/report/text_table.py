@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html import escape
 
@@ -9,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
-from simlap.report.page import section
+from simlap.report.page import section, tall
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,20 @@ class TextTable:
 
     def html(self) -> str:
         """A section."""
-        head = "".join(f"<th{_num(i)}>{escape(text)}</th>" for i, text in enumerate(self.head))
-        none = '<span class="none">–</span>'
+        head = "".join(f'<th scope="col"{_num(i)}>{escape(text)}</th>' for i, text in enumerate(self.head))
         body = "".join(
-            '<tr><td class="arm">'
+            '<tr><th scope="row" class="arm">'
             + escape(row[0])
-            + "</td>"
+            + "</th>"
             + "".join(
-                f'<td class="num" data-label="{escape(name)}"><span>{escape(text) or none}</span></td>'
+                f'<td class="num" data-label="{escape(name)}"{" data-empty" * (not text)}><span>{_shown(text)}</span></td>'
                 for name, text in zip(self.head[1:], row[1:], strict=True)
             )
             + "</tr>"
             for row in self.rows
         )
         table = f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        return section(self.title, self.caption, table)
+        return section(self.title, self.caption, tall(table, len(self.rows), self.title))
 
 
 def filled(title: str, head: list[str], rows: list[list[str]], caption: str) -> TextTable | None:
@@ -65,6 +65,11 @@ def filled(title: str, head: list[str], rows: list[list[str]], caption: str) -> 
     if len(kept) == 1:
         return None
     return TextTable(title, [head[i] for i in kept], [[row[i] for i in kept] for row in rows if any(row[1:])], caption)
+
+
+def _shown(text: str) -> str:
+    """A cell's content: real minus signs, and a dash where there is nothing."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", escape(text)) or '<span class="none">–</span>'
 
 
 def _num(column: int) -> str:

@@ -146,6 +146,19 @@ def test_a_plan_tells_what_other_code_began(
     assert "unfinished runs that other code began: 2, left as they are; `--rerun stale` runs them anew" in told
 
 
+@pytest.mark.parametrize(
+    "arguments", [["-o", "small.html"], ["--format", "md"], ["--format", "latex", "-o", "small.tex"]]
+)
+def test_figures_stand_beside_markdown_only(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["simlap", "report", "small", "--figures", "png", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.WRONG_INPUT
+    assert "error: --figures: needs --format md and --output" in capsys.readouterr().err
+
+
 def test_a_report_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -13,10 +15,12 @@ import pytest
 from simlap.report import render, write_report
 from simlap.report.build import build
 from simlap.report.figures import arm_styles, curves, effects_figure, forest
+from simlap.report.html import html_page
 from simlap.storage import Storage
 from tests.unit.report import factory
 
-VOID = {"meta", "link", "line", "wbr", "br"}
+VOID = {"meta", "link", "line", "path", "wbr", "br"}
+PLOTS = {"forest", "curves", "effects", "interaction-0", "cost", "small-0", "small-1", "small-2"}
 EVIL = '</script ><img src=x onerror="alert(1)">&'
 
 
@@ -49,10 +53,15 @@ class Page(HTMLParser):
 
 
 def figures_in(text: str) -> dict[str, dict[str, object]]:
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)
-    assert found
-    figures: dict[str, dict[str, object]] = json.loads(found[1])
+    figures: dict[str, dict[str, object]] = json.loads(unpacked(text, "figures"))
     return figures
+
+
+def unpacked(text: str, name: str) -> str:
+    """What is compressed in the page."""
+    found = re.search(rf'<script type="application/gzip" id="{name}">([A-Za-z0-9+/=]*)</script>', text)
+    assert found
+    return gzip.decompress(base64.b64decode(found[1])).decode()
 
 
 def test_page_is_complete_and_asks_for_nothing_from_outside() -> None:
@@ -60,16 +69,20 @@ def test_page_is_complete_and_asks_for_nothing_from_outside() -> None:
     page = Page(text)
     sources = [a.get("src") or a.get("href") for t, a in page.tags if t in ("script", "link", "img", "iframe")]
     assert all(s is None or s.startswith("data:") for s in sources)
-    assert text.count("plotly.js v") == 1
+    assert unpacked(text, "plotly").count("plotly.js v") == 1
+    assert len(text.encode()) < 3_000_000
     assert "@import" not in text.split("</style>")[0]
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
-        "The answer", "Claims", "Before you rely on it", "Arms", "Beside the t test", "Main effects and interactions",
-        "Difference to the baseline", "Learning curves", "Effect of each factor", "Collapse", "Gates", "Failures",
-        "How to reproduce",
+        "The answer", "Before you rely on it", "Arms", "Difference to the baseline", "Beside the t test", "Learning curves",
+        "Effect of each factor", "Main effects and interactions", "Combinations of levels", "Cost against accuracy",
+        "Stopped arms, and why", "Collapse", "Gates", "Failures", "How to reproduce",
     ]  # fmt: skip
     ids = {a["id"] for t, a in page.tags if t == "div" and "id" in a}
-    assert ids == set(figures_in(text)) == {"forest", "curves", "effects", "small-0", "small-1", "small-2"}
+    assert ids == set(figures_in(text)) == PLOTS
+    boxes = [a for t, a in page.tags if t == "div" and a.get("class") == "plot"]
+    assert len(boxes) == len(PLOTS)
+    assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in boxes)  # what a plot shows, in words
     for part in ("stopped at 5–8", "val @ epoch 5", "simlap ablate ablations/filter.yaml", "digits-1f2e3d", "0123abc"):
         assert part in page.text
 
@@ -93,10 +106,20 @@ def test_everything_is_escaped() -> None:
     page = Page(text)
     assert not [t for t, _ in page.tags if t == "img"]
     assert page.text.count(EVIL) >= 10
-    assert set(figures_in(text)) == {"forest", "curves", "effects", "small-0", "small-1", "small-2"}
-    assert "<" not in text.split('id="figures">')[1].split("</script>")[0]  # nothing there can end the script
+    assert set(figures_in(text)) == PLOTS  # letters and digits only: nothing there can end the script
     names = [trace["name"] for trace in figures_in(text)["forest"]["data"]]  # type: ignore[attr-defined]
     assert not any("<img" in name for name in names)  # plotly reads tags in labels, too
+
+
+def test_gate_pages_are_linked() -> None:
+    view = factory.mixed()
+    page = Page(html_page(build(view), [("filter=on, seed 0 <b>", "gates/a b.html?&c")]))
+    assert ("a", {"href": "gates/a b.html?&c"}) in page.tags
+    assert "filter=on, seed 0 <b>" in page.text
+    rows = [replace(row, metrics={}) for row in view.arms[0].cells[0].rows]
+    bare = replace(view, arms=[replace(a, cells=[replace(c, rows=rows) for c in a.cells]) for a in view.arms])
+    assert "<h2>Gates</h2>" not in html_page(build(bare))
+    assert "<h2>Gates</h2>" in html_page(build(bare), [("one", "one.html")])
 
 
 def test_a_study_that_has_not_started_has_a_page() -> None:
@@ -105,7 +128,7 @@ def test_a_study_that_has_not_started_has_a_page() -> None:
         view = factory.stop(view, arm.name, dict.fromkeys(factory.SEEDS, 0), "new")
     text = render(view, "html")
     page = Page(text)
-    assert "plotly.js" not in text  # nothing to draw
+    assert 'id="plotly"' not in text  # nothing to draw
     assert page.text.count("not started") >= 6
 
 
