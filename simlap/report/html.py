@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from simlap.record.view import StudyView
 from simlap.report import figures
 from simlap.report.answer import Notice, Sentence
+from simlap.report.gate_study import gates_section
 from simlap.report.page import document, plot_box, section
 from simlap.report.replayed import badge, badge_text
 from simlap.report.stats import Estimate
@@ -48,6 +49,7 @@ def html_page(report: Report) -> str:
             _curves(study, plots),
             _effects(report, plots),
             _diagnostics(study, plots),
+            gates_section(study.gates),
             _failures(study),
             _reproduce(study),
         ]

@@ -1,0 +1,145 @@
+"""What the gates of a study's arms learnt: an overview of their pages, and the study report's section about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from simlap.evaluate.gate_failures import gate_failures
+from simlap.report.gate_figures import GateData, group_keys
+from simlap.report.gate_map import class_map_of, map_figure
+from simlap.report.gate_seeds import relation_text
+from simlap.report.page import document, plot_box, section
+
+SCHEMA_VERSION = 1
+"""Of `gates/summary.json`."""
+PAGE = "index.html"
+_MAX_MAPS = 12
+_COLUMNS = [
+    "Arm",
+    "Seeds",
+    "Mean gate",
+    "Entropy",
+    "ρ between seeds",
+    "ρ with the hierarchy",
+    "ρ with features",
+    "Failures",
+]
+_STYLE = ".keys span{display:inline-flex;align-items:center;gap:.4rem;font-size:.82rem;margin-right:.5rem}"
+_STYLE += ".keys i{width:.8rem;height:.8rem;border-radius:.2rem}"
+READING = (
+    "ρ between seeds: Spearman's correlation of the class distances, mean over all pairs of seeds. ρ with the hierarchy and "
+    "with the classes' mean features: of the mean distances over seeds; p from permuting the classes."
+)
+
+
+def arm_entry(arm: str, page: str, merged: Mapping[str, Any]) -> dict[str, Any]:
+    """What `summary.json` holds of an arm.
+
+    Args:
+        arm: its name.
+        page: its file, in the folder of the summary.
+        merged: of `simlap.evaluate.gate_seeds.merge_seeds`.
+    """
+    return {
+        "arm": arm,
+        "page": page,
+        "seeds": [int(seed) for seed in merged["seeds"]],
+        "metrics": merged["metrics"],
+        "by_seed": merged["seeds"],
+        "agreement": merged["agreement"],
+    }
+
+
+def overview_page(
+    study: str, entries: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], left_out: Sequence[str]
+) -> str:
+    """The page that leads to those of the arms.
+
+    Args:
+        study: its name.
+        entries: of each arm what `arm_entry` gives, and the artefact of its seeds together.
+        left_out: why arms are not there, in words.
+    """
+    plots: dict[str, go.Figure] = {}
+    summary = {"arms": [entry for entry, _ in entries]}
+    notes = "".join(f'<div class="notice note">{escape(text)}</div>' for text in left_out)
+    header = (
+        f'<header><p class="kicker">Gate analysis of a study</p><h1>{escape(study)}</h1>'
+        f'<ul class="facts"><li><b>{len(entries)}</b> arm{"s" * (len(entries) != 1)} with learnt gates</li></ul></header>'
+    )
+    body = header + section("Arms", READING, _table(summary, "")) + notes + _maps(entries, plots)
+    return document(f"{study} · simlap gates", body, plots, _STYLE)
+
+
+def gates_section(summary: Mapping[str, Any], folder: str = "../gates/") -> str:
+    """The section of a study's report: key numbers by arm, with links to their pages; empty where `simlap gates` was not asked.
+
+    Args:
+        summary: `gates/summary.json` of the study, or nothing.
+        folder: where that lies, seen from the report.
+    """
+    if not summary.get("arms"):
+        return ""
+    text = f"By simlap gates {summary['study']}; the pages lie in studies/{summary['study']}/gates. {READING}"
+    more = f'<p class="caption"><a href="{escape(folder + PAGE)}">All arms side by side</a></p>'
+    return section("What the gates learnt", text, _table(summary, folder) + more)
+
+
+def _table(summary: Mapping[str, Any], folder: str) -> str:
+    head = "".join(
+        f"<th{' class=num' if 0 < i < len(_COLUMNS) - 1 else ''}>{name}</th>" for i, name in enumerate(_COLUMNS)
+    )
+    rows = "".join(_row(entry, folder) for entry in summary["arms"])
+    return f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _row(entry: Mapping[str, Any], folder: str) -> str:
+    metrics, agreement = entry["metrics"], entry["agreement"]
+    link = f'<a href="{escape(folder + entry["page"])}">{escape(entry["arm"])}</a>'
+    numbers = [
+        str(len(entry["seeds"])),
+        f"{metrics['activation']:.3f}",
+        f"{metrics['entropy']:.3f}",
+        "–" if agreement is None else f"{agreement['mean']:+.2f}".replace("-", "−"),
+        relation_text(metrics, "hierarchy"),
+        relation_text(metrics, "features"),
+    ]
+    cells = "".join(
+        f"<td data-label='{escape(name)}' class=num><span>{escape(text)}</span></td>"
+        for name, text in zip(_COLUMNS[1:-1], numbers, strict=True)
+    )
+    failures = failures_text(entry["by_seed"])
+    chip = f'<span class="chip {"failed" if failures else "same"}">{escape(failures or "none")}</span>'
+    return f"<tr><td class=arm>{link}</td>{cells}<td data-label='{_COLUMNS[-1]}'>{chip}</td></tr>"
+
+
+def failures_text(by_seed: Mapping[str, Mapping[str, float]]) -> str:
+    """`all gates are near 1 (2 of 3 seeds)`; empty where no seed failed."""
+    found: dict[str, int] = {}
+    for metrics in by_seed.values():
+        for failure in gate_failures(metrics):
+            found[failure.short] = found.get(failure.short, 0) + 1
+    return ", ".join(f"{short} ({count} of {len(by_seed)} seeds)" for short, count in found.items())
+
+
+def _maps(entries: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], plots: dict[str, go.Figure]) -> str:
+    parts, keys = [], ""
+    for number, (entry, artefact) in enumerate(entries[:_MAX_MAPS]):
+        data = GateData(artefact)
+        found = class_map_of(data)
+        if found is None:
+            continue
+        plots[f"map-{number}"] = map_figure(data, found, height=300)
+        keys = keys or group_keys(data)
+        title = f"{entry['arm']}: {found.explained:.0%} of the spread"
+        parts.append(f"<div><h3>{escape(title)}</h3>{plot_box(f'map-{number}', plots)}</div>")
+    if not parts:
+        return ""
+    text = "Classical scaling of the mean gate distances over seeds; turned and mirrored as it happens to come out."
+    if len(entries) > _MAX_MAPS:
+        text += f" The first {_MAX_MAPS} of {len(entries)} arms."
+    return section("Maps of the classes", text, f'{keys}<div class="small">{"".join(parts)}</div>')
