@@ -20,10 +20,12 @@ from simlap.evaluate.pictures import overlay, picture
 from simlap.methods.base import Method
 from simlap.nn.filter import FeatureFilter
 
-SHOWN_DIMENSIONS, TOP_IMAGES, TOP_PAIRS = 8, 8, 3
+SHOWN_DIMENSIONS, TOP_IMAGES, TOP_PAIRS = 8, 6, 3
 DIMENSIONS_PER_PAIR = 2
 """At most so many of the most selective dimensions have the same pair at their top; of a named pair, so many are shown."""
-CAM_PAIRS, CAM_IMAGES = 3, 3
+CAM_PAIRS = 3
+CAM_QUARTILES = (0.75, 0.5, 0.25)
+"""Of a class's similarities: the images there are shown. Not the most similar ones: the gradient of a cosine vanishes at 1."""
 MAX_NAMED = 8
 """Of named pairs, so many have pictures: a page has a weight."""
 _EMBED_ROWS = 4096
@@ -37,7 +39,7 @@ class Selective:
     mean: float
     """Gate over all pairs a < b, mean."""
     pairs: list[tuple[int, int, float]]
-    """Those that open it most, with their gates, the largest first."""
+    """Those that open it most, with their gates, the largest first; before them the named pair that it is shown for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def gate_pictures(seen: Seen, distance: Tensor, named: Sequence[ChosenPair] = ()
         named = named[:MAX_NAMED]
     count, device = seen.splits.num_classes, z.device
     dimensions = selective_dimensions(gates, count, device, named)
-    tops = [z[:, one.dimension].topk(min(TOP_IMAGES, len(z))) for one in dimensions]
+    ends = {end: [_end(z[:, one.dimension], end == "highest") for one in dimensions] for end in ("highest", "lowest")}
     present = torch.bincount(labels, minlength=count).bool()
     pairs = cam_pairs(distance, present, named)
     notes += [
@@ -91,7 +93,7 @@ def gate_pictures(seen: Seen, distance: Tensor, named: Sequence[ChosenPair] = ()
         notes.append(
             "The backbone has no feature map of more than one place: Grad-CAM cannot say where the evidence lies."
         )
-    wanted = sorted({*(row for top in tops for row in top.indices.tolist()), *rows})
+    wanted = sorted({*rows, *(row for tops in ends.values() for top in tops for row, _ in top)})
     pixels = _pixels(seen, wanted)
     return {
         "images": {str(row): picture(image) for row, image in zip(wanted, pixels, strict=True)},
@@ -100,17 +102,23 @@ def gate_pictures(seen: Seen, distance: Tensor, named: Sequence[ChosenPair] = ()
                 "dimension": one.dimension,
                 "mean": round(one.mean, 4),
                 "pairs": [[a, b, round(g, 4)] for a, b, g in one.pairs],
-                "images": [
-                    {"row": row, "label": int(labels[row]), "z": round(value, 3)}
-                    for row, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-                ],
+                **{
+                    end: [{"row": row, "label": int(labels[row]), "z": round(value, 3)} for row, value in tops[number]]
+                    for end, tops in ends.items()
+                },
             }
-            for one, top in zip(dimensions, tops, strict=True)
+            for number, one in enumerate(dimensions)
         ],
         "cams": cams,
         "layer": layer,
         "notes": notes,
     }
+
+
+def _end(values: Tensor, largest: bool) -> list[tuple[int, float]]:
+    """Rows and values at one end of z in a dimension, [n], the extreme first."""
+    top = values.topk(min(TOP_IMAGES, len(values)), largest=largest)
+    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -136,12 +144,13 @@ def selective_dimensions(
     assert where is not None
     mean = total / max(1, mixed)
 
-    def selective(dimension: int) -> Selective:
+    def selective(dimension: int, *shown_for: tuple[int, int, float]) -> Selective:
         pairs = [
             (int(code) // num_classes, int(code) % num_classes, float(g))
             for code, g in zip(where[:, dimension].tolist(), best[:, dimension].tolist(), strict=True)
         ]
-        return Selective(dimension, float(mean[dimension]), pairs)
+        known = {pair[:2] for pair in shown_for}
+        return Selective(dimension, float(mean[dimension]), [*shown_for, *(p for p in pairs if p[:2] not in known)])
 
     chosen: list[int] = []
     if named:
@@ -150,14 +159,17 @@ def selective_dimensions(
             torch.tensor([pair.first for pair in named], device=device),
             torch.tensor([pair.second for pair in named], device=device),
         )
-        for row in own - mean:
-            chosen += row.argsort(descending=True, stable=True)[:DIMENSIONS_PER_PAIR].tolist()
-        return [selective(dimension) for dimension in dict.fromkeys(chosen)]
+        asked: dict[int, tuple[int, int, float]] = {}
+        for pair, g in zip(named, own, strict=True):
+            for dimension in (g - mean).argsort(descending=True, stable=True)[:DIMENSIONS_PER_PAIR].tolist():
+                classes = sorted((pair.first, pair.second))
+                asked.setdefault(dimension, (classes[0], classes[1], float(g[dimension])))
+        return [selective(dimension, shown) for dimension, shown in asked.items()]
     used: dict[int, int] = {}
     for dimension in (best[0] - mean).argsort(descending=True, stable=True).tolist():
-        pair = int(where[0, dimension])
-        if used.get(pair, 0) < DIMENSIONS_PER_PAIR:
-            used[pair] = used.get(pair, 0) + 1
+        top = int(where[0, dimension])
+        if used.get(top, 0) < DIMENSIONS_PER_PAIR:
+            used[top] = used.get(top, 0) + 1
             chosen.append(dimension)
         if len(chosen) == SHOWN_DIMENSIONS:
             break
@@ -184,7 +196,7 @@ def cam_pairs(distance: Tensor, present: Tensor, named: Sequence[ChosenPair] = (
 def _cams(
     seen: Seen, gates: FeatureFilter, z: Tensor, pairs: Sequence[tuple[int, int]]
 ) -> tuple[list[dict[str, Any]], str | None, list[int]]:
-    """Of each pair a -> b and b -> a: the images of the one class that are most similar to the other's mean key."""
+    """Of each pair a -> b and b -> a: images of the one class, by their similarity to the other's mean key."""
     cams: list[dict[str, Any]] = []
     layer: str | None = None
     rows: list[int] = []
@@ -195,7 +207,8 @@ def _cams(
             key = z[labels == other].mean(0)
             own = (labels == one).nonzero()[:, 0]
             similar = gated_similarity(z[own], key, gate)
-            top = own[similar.topk(min(CAM_IMAGES, len(own))).indices].tolist()
+            order = own[similar.argsort(stable=True)].tolist()
+            top = list(dict.fromkeys(order[round(quartile * (len(order) - 1))] for quartile in CAM_QUARTILES))
             pixels = _pixels(seen, top)
             inputs = to_input(pixels.to(z.device), seen.splits.mean, seen.splits.std)
 

@@ -25,7 +25,7 @@ class GradCam:
     scores: Tensor
     """[n]"""
     layer: str
-    """Name of the module whose output it is."""
+    """Name and type of the module whose output it is."""
 
 
 def grad_cam(backbone: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor]) -> GradCam | None:
@@ -63,7 +63,8 @@ def grad_cam(backbone: nn.Module, images: Tensor, score: Callable[[Tensor], Tens
     large = [one for one in found if min(one[1].shape[2:]) >= LEAST_SIDE]
     layer, features, gradient = large[-1] if large else max(found, key=lambda one: one[1].shape[2] * one[1].shape[3])
     weights = gradient.mean((2, 3), keepdim=True)  # [n, k, 1, 1]
-    return GradCam(F.relu((weights * features).sum(1)), scores.detach(), layer)
+    kind = type(backbone.get_submodule(layer)).__name__
+    return GradCam(F.relu((weights * features).sum(1)), scores.detach(), f"{layer} ({kind})")
 
 
 def gated_similarity(z: Tensor, key: Tensor, gate: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from typing import Any
 from simlap.report.page import section
 
 STYLE = """
-.strip{display:flex;flex-wrap:wrap;gap:.5rem .6rem;margin:.35rem 0 .2rem}
-.strip figure{margin:0;width:4rem}
-.strip figcaption{margin-top:.1rem;color:var(--soft);font-size:.72rem;line-height:1.25;overflow:hidden;text-overflow:ellipsis}
-.strip img,.cam img{display:block;width:4rem;height:4rem;border-radius:.2rem;image-rendering:pixelated}
+.ends{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));gap:.2rem 1.5rem}
+.strip{display:grid;grid-template-columns:repeat(6,1fr);gap:.2rem .5rem;max-width:29rem;margin:0 0 .5rem}
+.strip p{grid-column:1/-1;margin:0;color:var(--soft);font-size:.78rem}
+.strip figure{margin:0;min-width:0}
+.strip figcaption{margin-top:.1rem;color:var(--soft);font-size:.72rem;line-height:1.25;overflow:hidden;text-overflow:ellipsis;
+white-space:nowrap}
+.strip img,.cam img{display:block;width:100%;aspect-ratio:1;border-radius:.2rem;image-rendering:pixelated}
 .cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(15.5rem,1fr));gap:1rem 1.5rem}
 .cams h3{margin:.4rem 0 .3rem}
 .cam{display:flex;align-items:center;gap:.4rem;margin:.4rem 0}
@@ -38,16 +41,17 @@ def images_sections(pictures: Mapping[str, Any], names: list[str], of: str = "")
     if dimensions:
         text = (
             f"{prefix}The dimensions that open for few pairs (the largest gate of a pair, less the mean over all pairs), and the "
-            f"{part} images whose projected feature z is largest there: what the images of a row have in common is what the "
-            "gate opens."
+            f"{part} images whose projected feature z is highest and lowest there. What the images of an end have in common, and "
+            "the other end has not, is what the gate opens. Which end is which has no meaning: a cosine does not see signs that "
+            "two images share."
         )
         dimensions = section("What opens: images by dimension", text, dimensions)
     cams = "".join(_cam(one, pictures["images"], names) for one in pictures["cams"])
     if cams:
         text = (
             f"{prefix}Grad-CAM (Selvaraju et al. 2017) of the similarity under the pair's gate: a → b is an image of a, and "
-            "bright is where it looks like the mean key of b in the subspace that the pair opens. Shown are those images of a "
-            f"that are most similar to b. Layer {pictures['layer']}; a map is scaled to its own largest value."
+            "bright is where it looks like the mean key of b in the subspace that the pair opens. Shown are images of a at "
+            f"the quartiles of their similarity to b. Feature map: {pictures['layer']}; each is scaled to its own largest value."
         )
         cams = section("Where in an image the evidence lies", text, f'<div class="cams">{cams}</div>')
     return dimensions + cams + notes
@@ -55,15 +59,20 @@ def images_sections(pictures: Mapping[str, Any], names: list[str], of: str = "")
 
 def _dimension(one: Mapping[str, Any], images: Mapping[str, str], names: list[str]) -> str:
     pairs = ", ".join(f"{_pair(names, a, b)} ({g:.2f})" for a, b, g in one["pairs"])
-    figures = "".join(
-        f"<figure>{_image(images[str(image['row'])], names[image['label']])}"
-        f"<figcaption>{escape(names[image['label']])}<br>z {_signed(image['z'])}</figcaption></figure>"
-        for image in one["images"]
+    strips = "".join(
+        f'<div class="strip"><p>{end}</p>'
+        + "".join(
+            f"<figure>{_image(images[str(image['row'])], names[image['label']])}"
+            f"<figcaption>{escape(names[image['label']])}<br>z {_signed(image['z'])}</figcaption></figure>"
+            for image in one[end.lower()]
+        )
+        + "</div>"
+        for end in ("Highest", "Lowest")
     )
     return (
         f"<h3>Dimension {one['dimension']}</h3>"
         f'<p class="lead">Opens most for {escape(pairs)}; {one["mean"]:.2f} over all pairs.</p>'
-        f'<div class="strip">{figures}</div>'
+        f'<div class="ends">{strips}</div>'
     )
 
 

@@ -45,10 +45,11 @@ def map_figure(data: GateData, found: ClassMap, *, height: int = _HEIGHT) -> go.
     labelled = len(names) <= _MAX_LABELS
     x, y = np.round(found.points, 4).T.tolist()
     groups = data.groups
+    reach = 1.18 * float(np.abs(found.points).max())
     figure = go.Figure(
         go.Scatter(
             x=x, y=y, mode="markers+text" if labelled else "markers", cliponaxis=False,
-            text=[data.label(i) for i in range(len(names))] if labelled else None, textposition="top center",
+            text=[data.label(i) for i in range(len(names))] if labelled else None, textposition=_label_places(found, reach),
             marker={
                 "size": 11 if labelled else 6,
                 "color": [data.colour(group) for group in groups] if groups is not None else PALETTE[0],
@@ -58,7 +59,6 @@ def map_figure(data: GateData, found: ClassMap, *, height: int = _HEIGHT) -> go.
         )
     )  # fmt: skip
     dress(figure)
-    reach = 1.18 * float(np.abs(found.points).max())
     figure.update_xaxes(
         showticklabels=False, range=[-reach, reach], zeroline=True, zerolinecolor="rgba(128,128,128,0.3)"
     )
@@ -70,3 +70,11 @@ def map_figure(data: GateData, found: ClassMap, *, height: int = _HEIGHT) -> go.
     )  # fmt: skip
     figure.update_layout(height=height)
     return figure
+
+
+def _label_places(found: ClassMap, reach: float) -> list[str]:
+    """Above its point, or below where another class is close above."""
+    offsets = (found.points[None] - found.points[:, None]) / reach  # [C, C, 2], from the one to the other
+    crowded = (np.abs(offsets[..., 0]) < 0.14) & (offsets[..., 1] >= 0) & (offsets[..., 1] < 0.1)
+    np.fill_diagonal(crowded, False)
+    return ["bottom center" if row.any() else "top center" for row in crowded]

@@ -13,10 +13,9 @@ from simlap.report.figures import PALETTE, dress, plain_text
 from simlap.report.page import plot_box, section
 
 TRAINING_METRICS = {
-    "gate/mean": "Mean gate",
+    "gate/activation": "Activation (sum of a gate)",
     "gate/open_fraction": "Share of gates above ½",
     "gate/entropy": "Entropy (nats)",
-    "gate/activation": "Open dimensions (sum of a gate)",
 }
 _GREY = "#808080"
 
@@ -68,9 +67,10 @@ def curves_figure(curves: Mapping[str, Mapping[int, float]], metric: str) -> go.
             )
         )  # fmt: skip
     dress(figure)
+    figure.update_layout(height=230, xaxis_title="epoch", xaxis_rangemode="tozero", yaxis_rangemode="tozero")
     if metric == "gate/entropy":
         figure.add_hline(y=math.log(2), line={"color": _GREY, "width": 1, "dash": "dot"})
-    figure.update_layout(height=230, xaxis_title="epoch", xaxis_rangemode="tozero", yaxis_rangemode="tozero")
+        figure.update_yaxes(range=[0, 1.05 * math.log(2)])
     return figure
 
 

@@ -26,7 +26,7 @@ from simlap.run.evaluate import Subject, own_evaluator
 from simlap.storage import Storage
 from simlap.train.evaluate import Evaluator
 
-PICTURES_VERSION = 1
+PICTURES_VERSION = 3
 
 
 @dataclass(frozen=True)
