@@ -79,7 +79,7 @@ def _study_name(name: str, store: Storage) -> str | None:
 def _single(name: str, store: Storage, folder: Storage | None, pairs: list[str]) -> None:
     from simlap.report.gates import write_gates_page
     from simlap.run.evaluate import check_writable, locate, open_checkpoint
-    from simlap.run.gates import GateStudio
+    from simlap.run.gates import GateStudio, check_gates
 
     try:
         path = locate(name, store)
@@ -91,12 +91,17 @@ def _single(name: str, store: Storage, folder: Storage | None, pairs: list[str])
             choices=store.list("studies"),
         ) from None  # fmt: skip
     subject = open_checkpoint(path)
-    if folder is None:
-        if subject.run is None:
-            raise UserError(f"{name}: the checkpoint lies in no run directory; say with --out where the pages go")
-        folder = subject.run.child("evaluations")
-        check_writable(folder)
     kept = subject.run.child("evaluations") if subject.run is not None else folder
+    if kept is None:
+        raise UserError(f"{name}: the checkpoint lies in no run directory; say with --out where the pages go")
+    check_gates(subject.experiment)
+    try:
+        check_writable(kept)
+    except UserError:
+        if folder is None:
+            raise
+        kept = folder  # a run that can be read only
+    folder = folder or kept
     look = GateStudio(subject, kept).look(pairs)
     title = f"{subject.experiment.name}, epoch {subject.checkpoint.epoch}"
     training = {subject.experiment.name: look.training} if look.training else {}

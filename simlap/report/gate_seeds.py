@@ -26,7 +26,11 @@ def seed_sentences(data: GateData) -> list[tuple[str, str, str]]:
         return [("better", "seeds agree", f"Seeds order the class pairs alike: {numbers}.")]
     word = "hardly" if mean < 0.2 else "weakly"
     return [
-        ("same", "seeds differ", f"Seeds order the class pairs {word} alike, so little of it is learnt: {numbers}.")
+        (
+            "same",
+            "seeds differ",
+            f"Seeds order the class pairs {word} alike, so much of the order is chance: {numbers}.",
+        )
     ]
 
 

@@ -18,16 +18,9 @@ SCHEMA_VERSION = 1
 """Of `gates/summary.json`."""
 PAGE = "index.html"
 _MAX_MAPS = 12
-_COLUMNS = [
-    "Arm",
-    "Seeds",
-    "Mean gate",
-    "Entropy",
-    "ρ between seeds",
-    "ρ with the hierarchy",
-    "ρ with features",
-    "Failures",
-]
+_HIERARCHY = "ρ with the hierarchy"
+_COLUMNS = ("Arm", "Seeds", "Mean gate", "Entropy", "ρ between seeds", _HIERARCHY, "ρ with features", "Failures")
+_LINK = 'style="color:var(--accent)"'
 _STYLE = ".keys span{display:inline-flex;align-items:center;gap:.4rem;font-size:.82rem;margin-right:.5rem}"
 _STYLE += ".keys i{width:.8rem;height:.8rem;border-radius:.2rem}"
 READING = (
@@ -36,18 +29,19 @@ READING = (
 )
 
 
-def arm_entry(arm: str, page: str, merged: Mapping[str, Any]) -> dict[str, Any]:
+def arm_entry(arm: str, cells: Mapping[int, str], page: str, merged: Mapping[str, Any]) -> dict[str, Any]:
     """What `summary.json` holds of an arm.
 
     Args:
         arm: its name.
+        cells: ids of its runs, by seed.
         page: its file, in the folder of the summary.
         merged: of `simlap.evaluate.gate_seeds.merge_seeds`.
     """
     return {
         "arm": arm,
         "page": page,
-        "seeds": [int(seed) for seed in merged["seeds"]],
+        "cells": {str(seed): cell_id for seed, cell_id in cells.items()},
         "metrics": merged["metrics"],
         "by_seed": merged["seeds"],
         "agreement": merged["agreement"],
@@ -85,36 +79,37 @@ def gates_section(summary: Mapping[str, Any], folder: str = "../gates/") -> str:
     if not summary.get("arms"):
         return ""
     text = f"By simlap gates {summary['study']}; the pages lie in studies/{summary['study']}/gates. {READING}"
-    more = f'<p class="caption"><a href="{escape(folder + PAGE)}">All arms side by side</a></p>'
+    more = f'<p class="caption"><a {_LINK} href="{escape(folder + PAGE)}">All arms side by side</a></p>'
     return section("What the gates learnt", text, _table(summary, folder) + more)
 
 
 def _table(summary: Mapping[str, Any], folder: str) -> str:
-    head = "".join(
-        f"<th{' class=num' if 0 < i < len(_COLUMNS) - 1 else ''}>{name}</th>" for i, name in enumerate(_COLUMNS)
-    )
-    rows = "".join(_row(entry, folder) for entry in summary["arms"])
+    known = any("spearman_hierarchy" in entry["metrics"] for entry in summary["arms"])
+    columns = [name for name in _COLUMNS if known or name != _HIERARCHY]
+    numbers = range(1, len(columns) - 1)
+    head = "".join(f"<th{' class=num' if i in numbers else ''}>{name}</th>" for i, name in enumerate(columns))
+    rows = "".join(_row(entry, columns, folder) for entry in summary["arms"])
     return f'<table class="arms"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _row(entry: Mapping[str, Any], folder: str) -> str:
+def _row(entry: Mapping[str, Any], columns: Sequence[str], folder: str) -> str:
     metrics, agreement = entry["metrics"], entry["agreement"]
-    link = f'<a href="{escape(folder + entry["page"])}">{escape(entry["arm"])}</a>'
-    numbers = [
-        str(len(entry["seeds"])),
+    numbers = (
+        str(len(entry["cells"])),
         f"{metrics['activation']:.3f}",
         f"{metrics['entropy']:.3f}",
         "–" if agreement is None else f"{agreement['mean']:+.2f}".replace("-", "−"),
         relation_text(metrics, "hierarchy"),
         relation_text(metrics, "features"),
-    ]
-    cells = "".join(
-        f"<td data-label='{escape(name)}' class=num><span>{escape(text)}</span></td>"
-        for name, text in zip(_COLUMNS[1:-1], numbers, strict=True)
     )
+    texts = dict(zip(_COLUMNS[1:-1], numbers, strict=True))
+    cells = "".join(
+        f"<td data-label='{escape(name)}' class=num><span>{escape(texts[name])}</span></td>" for name in columns[1:-1]
+    )
+    link = f'<a {_LINK} href="{escape(folder + entry["page"])}">{escape(entry["arm"])}</a>'
     failures = failures_text(entry["by_seed"])
     chip = f'<span class="chip {"failed" if failures else "same"}">{escape(failures or "none")}</span>'
-    return f"<tr><td class=arm>{link}</td>{cells}<td data-label='{_COLUMNS[-1]}'>{chip}</td></tr>"
+    return f"<tr><td class=arm>{link}</td>{cells}<td data-label='{columns[-1]}'>{chip}</td></tr>"
 
 
 def failures_text(by_seed: Mapping[str, Mapping[str, float]]) -> str:

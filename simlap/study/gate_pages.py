@@ -35,7 +35,7 @@ def write_gate_pages(
     Args:
         storage: that holds `cells/` and `studies/`.
         study: its view.
-        arms: only those with these names (default: all).
+        arms: only those with these names (default: all). What is there of the others stays.
         pairs: `cat:dog`, ... to be shown.
         out: folder (default: `gates` of the study).
         say: told what is computed.
@@ -49,7 +49,10 @@ def write_gate_pages(
     entries: list[tuple[dict[str, Any], dict[str, Any]]] = []
     left_out, written = [], []
     pages = _page_names([arm.name for arm in study.arms])
-    for arm in wanted:
+    for arm in study.arms:
+        if arm not in wanted:
+            entries += _kept(folder, arm.name)
+            continue
         cells = [cell for cell in arm.cells if cell.state == "done"]
         experiments = {cell.seed: validate(Experiment, dict(cell.config), file=cell.cell_id) for cell in cells}
         if cells and not learnt_gates(experiments[cells[0].seed]):
@@ -65,13 +68,12 @@ def write_gate_pages(
             {**merged, "pair_gates": look.artefact["pair_gates"]}, folder, f"{study.name}: {arm.name}",
             name=pages[arm.name], training=training, pictures=look.pictures, of=f"Seed {cells[0].seed}",
         )  # fmt: skip
-        entries.append((arm_entry(arm.name, f"{pages[arm.name]}.html", merged), merged))
+        ids = {cell.seed: cell.cell_id for cell in cells}
+        entries.append((arm_entry(arm.name, ids, f"{pages[arm.name]}.html", merged), merged))
         if len(cells) < len(study.seeds_of(arm)):
             left_out.append(f"{arm.name}: {len(cells)} of {len(study.seeds_of(arm))} seeds are finished.")
-    if not entries:
+    if not written:
         raise UserError(f"no arm of {study.name} has learnt gates and a finished seed:\n" + "\n".join(left_out))
-    if arms:
-        left_out.append(f"Only the arms that were asked for: {', '.join(arm.name for arm in wanted)}.")
     folder.write(PAGE, overview_page(study.name, entries, left_out).encode())
     folder.write_json(
         "summary.json",
@@ -110,6 +112,17 @@ def _arm(
         artefacts[cell.seed] = found
     assert first is not None
     return merge_seeds(artefacts, permutations=permutations), first
+
+
+def _kept(folder: Storage, arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What an earlier call wrote of an arm, where it did."""
+    try:
+        known = folder.read_json("summary.json")["arms"]
+    except FileNotFoundError:
+        return []
+    return [
+        (entry, folder.read_json(entry["page"].replace(".html", ".json"))) for entry in known if entry["arm"] == arm
+    ]
 
 
 def _chosen(study: StudyView, names: Sequence[str]) -> list[ArmView]:

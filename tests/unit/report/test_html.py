@@ -16,7 +16,7 @@ from simlap.report.figures import arm_styles, curves, effects_figure, forest
 from simlap.storage import Storage
 from tests.unit.report import factory
 
-VOID = {"meta", "link", "line", "wbr", "br"}
+VOID = {"meta", "link", "line", "wbr", "br", "img"}
 EVIL = '</script ><img src=x onerror="alert(1)">&'
 
 
