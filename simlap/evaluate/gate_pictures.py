@@ -26,7 +26,7 @@ DIMENSIONS_PER_PAIR = 2
 CAM_PAIRS = 3
 CAM_QUARTILES = (0.75, 0.5, 0.25)
 """Of a class's similarities: the images there are shown. Not the most similar ones: the gradient of a cosine vanishes at 1."""
-MAX_NAMED = 8
+MAX_NAMED = 5
 """Of named pairs, so many have pictures: a page has a weight."""
 _EMBED_ROWS = 4096
 

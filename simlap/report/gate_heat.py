@@ -59,13 +59,12 @@ def heat_figure(data: GateData, heat: dict[str, Any]) -> go.Figure:
     columns = [str(dimension) for dimension in heat["dimensions"]]
     for place, kind in enumerate(kinds, start=1):
         part = [(pair, gates) for pair, gates in rows if pair[2] == kind]
-        names = [_pair_name(data, a, b, len(data.names)) for (a, b, _), _ in part]
         labels = [_pair_name(data, a, b, _MAX_NAME) for (a, b, _), _ in part]
         figure.add_trace(
             go.Heatmap(
                 z=[gates for _, gates in part], x=columns, y=list(range(len(part))), zmin=0, zmax=1,
-                colorscale="Viridis", showscale=place == 1, customdata=[[name] * len(columns) for name in names],
-                hovertemplate="%{customdata}<br>dimension %{x}: %{z:.2f}<extra></extra>",
+                colorscale="Viridis", showscale=place == 1,
+                hovertemplate="%{y}<br>dimension %{x}: %{z:.2f}<extra></extra>",
                 colorbar={
                     "thickness": 10, "outlinewidth": 0, "len": 0.5, "y": 1, "yanchor": "top", "tickfont": {"size": 11},
                 },

@@ -12,6 +12,8 @@ from simlap.report.page import plot_box, section
 
 _MAX_LABELS = 40
 _HEIGHT = 440
+_WIDTH_TO_HEIGHT = 1.5
+_LETTER = 7.0  # pixels
 
 
 def map_section(data: GateData, plots: dict[str, go.Figure]) -> str:
@@ -46,10 +48,16 @@ def map_figure(data: GateData, found: ClassMap, *, height: int = _HEIGHT) -> go.
     x, y = np.round(found.points, 4).T.tolist()
     groups = data.groups
     reach = 1.18 * float(np.abs(found.points).max())
+    low, high = float(found.points[:, 1].min()), float(found.points[:, 1].max())
+    pad = 0.1 * reach + 0.1 * (high - low)
+    bottom, top = low - 1.2 * pad, high + 1.5 * pad
+    labels = [data.label(i) for i in range(len(names))]
+    scale = height * min(_WIDTH_TO_HEIGHT / (2 * reach), 1 / (top - bottom))
     figure = go.Figure(
         go.Scatter(
             x=x, y=y, mode="markers+text" if labelled else "markers", cliponaxis=False,
-            text=[data.label(i) for i in range(len(names))] if labelled else None, textposition=_label_places(found, reach),
+            text=labels if labelled else None,
+            textposition=_label_places(found, labels, scale) if labelled else None,
             marker={
                 "size": 11 if labelled else 6,
                 "color": [data.colour(group) for group in groups] if groups is not None else PALETTE[0],
@@ -59,22 +67,40 @@ def map_figure(data: GateData, found: ClassMap, *, height: int = _HEIGHT) -> go.
         )
     )  # fmt: skip
     dress(figure)
-    figure.update_xaxes(
-        showticklabels=False, range=[-reach, reach], zeroline=True, zerolinecolor="rgba(128,128,128,0.3)"
-    )
-    low, high = float(found.points[:, 1].min()), float(found.points[:, 1].max())
-    pad = 0.1 * reach + 0.1 * (high - low)
-    figure.update_yaxes(
-        showticklabels=False, range=[low - pad, high + 1.5 * pad], scaleanchor="x", constrain="domain", zeroline=True,
-        zerolinecolor="rgba(128,128,128,0.3)",
-    )  # fmt: skip
+    middle = {"showticklabels": False, "zeroline": True, "zerolinecolor": "rgba(128,128,128,0.3)"}
+    figure.update_xaxes(**middle, range=[-reach, reach])
+    figure.update_yaxes(**middle, range=[bottom, top], scaleanchor="x", constrain="domain")
     figure.update_layout(height=height)
     return figure
 
 
-def _label_places(found: ClassMap, reach: float) -> list[str]:
-    """Above its point, or below where another class is close above."""
-    offsets = (found.points[None] - found.points[:, None]) / reach  # [C, C, 2], from the one to the other
-    crowded = (np.abs(offsets[..., 0]) < 0.14) & (offsets[..., 1] >= 0) & (offsets[..., 1] < 0.1)
-    np.fill_diagonal(crowded, False)
-    return ["bottom center" if row.any() else "top center" for row in crowded]
+def _label_places(found: ClassMap, labels: list[str], scale: float) -> list[str]:
+    """Where each label stands by its point, so that few cover each other: one after another takes the freest of four places.
+
+    Args:
+        found: the map.
+        labels: of the points.
+        scale: pixels to a unit, on a page of the usual width.
+    """
+    points = found.points * scale
+    boxes: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.tolist()]
+    places = []
+    for (x, y), label in zip(points.tolist(), labels, strict=True):
+        width = _LETTER * len(label)
+        choices = {
+            "top center": (x - width / 2, y + 8, x + width / 2, y + 24),
+            "bottom center": (x - width / 2, y - 24, x + width / 2, y - 8),
+            "middle right": (x + 9, y - 8, x + 9 + width, y + 8),
+            "middle left": (x - 9 - width, y - 8, x - 9, y + 8),
+        }
+        place = min(choices, key=lambda name: sum(_common(choices[name], box) for box in boxes))
+        boxes.append(choices[place])
+        places.append(place)
+    return places
+
+
+def _common(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+    """The area that two boxes (left, bottom, right, top) share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)

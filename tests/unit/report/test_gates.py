@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from simlap.evaluate.class_map import ClassMap
 from simlap.evaluate.gate_analysis import analyse_gates
 from simlap.evaluate.gate_seeds import merge_seeds
 from simlap.record.view import EpochRow
 from simlap.report.gate_figures import GateData, heat_map, own_gates, scatter
 from simlap.report.gate_heat import heat_figure
-from simlap.report.gate_map import class_map_of, map_figure, map_text
+from simlap.report.gate_map import _label_places, class_map_of, map_figure, map_text
 from simlap.report.gate_study import READING, arm_entry, failures_text, gates_section, overview_page
 from simlap.report.gate_training import curves_figure
 from simlap.report.gates import gates_page, sentences, write_gates_page
@@ -223,7 +224,7 @@ def test_rows_of_the_pair_heat_map() -> None:
     assert rows == heat["gates"]
     assert [a.text for a in figure.layout.annotations] == ["Closest pairs", "Farthest pairs", "A class with itself"]
     (a, b, _), *_ = heat["pairs"]
-    assert traces[0].customdata[0][0] == f"class {a} – class {b}"
+    assert figure.layout.yaxis.ticktext[0] == f"class {a} – class {b}"
     assert list(traces[0].x) == [str(dimension) for dimension in heat["dimensions"]]
 
 
@@ -236,6 +237,14 @@ def test_the_map_is_that_of_the_distances() -> None:
     assert list(figure.data[0].marker.color) == [data.colour(group) for group in data.groups or []]
     assert f"hold {found.explained:.0%} of the spread" in map_text(found)
     assert f"stress of {found.stress:.2f}" in map_text(found)
+
+
+def test_labels_of_the_map_avoid_each_other() -> None:
+    points = np.array([[0.0, 0.0], [0.0, 0.03], [0.5, 0.0], [-0.6, 0.0]])
+    places = _label_places(ClassMap(points, 1.0, 0.0, 1.0), ["below", "above", "free", "free"], 400.0)
+    assert places[2:] == ["top center"] * 2
+    assert places[0] != "top center"  # the other point is there
+    assert len(set(places[:2])) == 2
 
 
 def test_failures_are_flagged_with_their_numbers() -> None:

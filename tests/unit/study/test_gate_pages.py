@@ -116,7 +116,9 @@ def test_what_is_missing_is_computed_once_and_resumed(plan: Plan, monkeypatch: p
         run = cell_storage(storage, cell.cell_id)
         for name in run.list("evaluations/gates"):
             if len(name) == 21:
-                assert run.read_json(f"evaluations/gates/{name}") == own[f"{cell.cell_id} {name}"], "with the averaged weights"
+                assert run.read_json(f"evaluations/gates/{name}") == own[f"{cell.cell_id} {name}"], (
+                    "with the averaged weights"
+                )
     told.clear()
     monkeypatch.setattr(run_gates, "own_evaluator", None)  # nothing is to be evaluated any more
     write_gate_pages(storage, view, say=told.append)
