@@ -151,9 +151,9 @@ def _signature(pairs: PairGates) -> dict[str, float]:
     of, found = pairs.dimensions, {"dimensions_per_pair": pairs.per_pair}
     if len(pairs.activation) > 2:
         found |= {
+            "dead_dimensions": float((of.high - of.low <= RANGE).double().mean()),
             "closed_dimensions": float((of.high <= CLOSED).double().mean()),
             "open_dimensions": float((of.low >= OPEN).double().mean()),
-            "dead_dimensions": float((of.high - of.low <= RANGE).double().mean()),
             "pair_std": float(of.std.mean()),
         }
         if of.directions is not None:

@@ -8,7 +8,8 @@ from simlap.evaluate.class_map import class_map
 
 
 def _squared(points: np.ndarray) -> np.ndarray:
-    return np.square(points[:, None] - points[None]).sum(2)
+    squared: np.ndarray = np.square(points[:, None] - points[None]).sum(2)
+    return squared
 
 
 def test_points_of_a_plane_are_found_again() -> None:

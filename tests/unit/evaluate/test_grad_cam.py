@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,7 +100,7 @@ def test_similarity_is_the_cosine_in_the_subspace() -> None:
     assert gated_similarity(z, key, torch.zeros(7)).tolist() == [0] * 5
 
 
-def _cam(name: str, size: int, **kwargs: object) -> GradCam | None:
+def _cam(name: str, size: int, **kwargs: Any) -> GradCam | None:
     torch.manual_seed(0)
     backbone = build_backbone(Backbone(name=name, kwargs=kwargs), 3, size).eval()
     features = int(backbone.num_features)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from simlap.evaluate.class_map import ClassMap
-from simlap.evaluate.gate_analysis import analyse_gates
+from simlap.evaluate.gate_analysis import analyse_gates, tree_of
 from simlap.evaluate.gate_seeds import merge_seeds
 from simlap.record.view import EpochRow
 from simlap.report.gate_figures import GateData, heat_map, own_gates, scatter
@@ -269,18 +269,37 @@ def test_records_of_older_versions_can_be_drawn() -> None:
     assert "Map of the classes" in Page(gates_page(committed, "T")).text
 
 
-def test_very_many_classes_share_rows_and_the_page_stays_light() -> None:
-    made = artefact(c=450, groups=None)
+def test_very_many_classes_share_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simlap.report.gate_figures.MAX_CELLS", 15)
+    made = artefact(c=29, groups=None)
     data = GateData(made)
     heat = next(trace for trace in heat_map(data).data if trace.type == "heatmap")
     square = data.square(data.distance)
-    assert len(heat.z) == 225
-    a, b = data.leaves[:2], data.leaves[4:6]
+    assert len(heat.z) == 15
+    a, b, last = data.leaves[:2], data.leaves[4:6], data.leaves[28]
     assert heat.z[0][2] == pytest.approx(np.mean([square[i, j] for i in a for j in b]), rel=1e-2)
     assert heat.z[0][0] == pytest.approx(square[a[0], a[1]], rel=1e-2)  # the diagonal is left out
-    text = gates_page(made, "T", pictures=pictures())
-    assert "Of 450 classes, every 2 neighbours in the tree share a row" in Page(text).text
-    assert sum(len(json.dumps(figure)) for figure in figures_in(text).values()) < 2_000_000
+    assert heat.z[14][0] == pytest.approx(np.mean([square[last, j] for j in a]), rel=1e-2)
+    assert heat.z[14][14] is None
+    assert "Of 29 classes, every 2 neighbours in the tree share a row" in Page(gates_page(made, "T")).text
+
+
+def test_the_page_of_a_thousand_classes_stays_light() -> None:
+    c = 1000
+    distance = np.random.default_rng(0).random(c * (c - 1) // 2)
+    square = np.zeros((c, c))
+    square[np.triu_indices(c, 1)] = distance
+    _, tree = tree_of(square + square.T, "average", None)
+    values = distance.tolist()
+    metrics = {"activation": 0.5, "self_activation": 0.6, "entropy": 0.1}
+    made = {
+        "class_names": [f"class {i}" for i in range(c)], "activation": values, "self_activation": [0.6] * c,
+        "distance": values, "feature_distance": values, "semantic_distance": None, "groups": None, "notes": [],
+        "correlations": {"features": {"activation": {"rho": 0.1, "p": 0.5, "permutations": 9, "exact": False}}},
+        "metrics": metrics, **tree,
+    }  # fmt: skip
+    figures = figures_in(gates_page(made, "T", pictures=pictures()))
+    assert sum(len(json.dumps(figure)) for figure in figures.values()) < 2_500_000
 
 
 def _study_entries() -> list[tuple[dict[str, Any], dict[str, Any]]]:

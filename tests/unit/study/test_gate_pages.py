@@ -94,7 +94,8 @@ def test_what_is_missing_is_computed_once_and_resumed(plan: Plan, monkeypatch: p
             if len(name) == 21:  # an id and .json
                 own[f"{cell.cell_id} {name}"] = run.read_json(f"evaluations/{name}")
             run.delete(f"evaluations/{name}")
-    view, told = read_study(storage, "small"), []
+    view = read_study(storage, "small")
+    told: list[str] = []
     analysis = run_gates.GateStudio.analysis
 
     def interrupted(self: run_gates.GateStudio) -> object:
