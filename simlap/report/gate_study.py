@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from simlap.evaluate.gate_failures import gate_failures
+from simlap.record.view import StudyView
 from simlap.report.gate_figures import GateData, group_keys
 from simlap.report.gate_map import class_map_of, map_figure
 from simlap.report.gate_seeds import relation_text
@@ -69,18 +70,31 @@ def overview_page(
     return document(f"{study} · simlap gates", body, plots, _STYLE)
 
 
-def gates_section(summary: Mapping[str, Any], folder: str = "../gates/") -> str:
+def gates_section(study: StudyView, folder: str = "../gates/") -> str:
     """The section of a study's report: key numbers by arm, with links to their pages; empty where `simlap gates` was not asked.
 
     Args:
-        summary: `gates/summary.json` of the study, or nothing.
-        folder: where that lies, seen from the report.
+        study: with what `simlap gates` found of it.
+        folder: where its pages lie, seen from the report.
     """
+    summary = study.gates
     if not summary.get("arms"):
         return ""
-    text = f"By simlap gates {summary['study']}; the pages lie in studies/{summary['study']}/gates. {READING}"
+    text = f"By simlap gates {study.name}; the pages lie in studies/{study.name}/gates. {READING}"
     more = f'<p class="caption"><a {_LINK} href="{escape(folder + PAGE)}">All arms side by side</a></p>'
+    if outdated := _outdated(study):
+        more += f'<div class="notice note">{escape(outdated)}</div>'
     return section("What the gates learnt", text, _table(summary, folder) + more)
+
+
+def _outdated(study: StudyView) -> str:
+    """That runs have ended since, in words; empty where none have."""
+    seen = {entry["arm"]: set(entry["cells"].values()) for entry in study.gates["arms"]}
+    done = {arm.name: {cell.cell_id for cell in arm.cells if cell.state == "done"} for arm in study.arms}
+    others = [arm for arm, cells in seen.items() if cells != done.get(arm, set())]
+    if not others:
+        return ""
+    return f"Not of the runs that are finished now: {', '.join(others)}. simlap gates {study.name} looks again."
 
 
 def _table(summary: Mapping[str, Any], folder: str) -> str:

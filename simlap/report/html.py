@@ -49,7 +49,7 @@ def html_page(report: Report) -> str:
             _curves(study, plots),
             _effects(report, plots),
             _diagnostics(study, plots),
-            gates_section(study.gates),
+            gates_section(study),
             _failures(study),
             _reproduce(study),
         ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from simlap.evaluate.class_map import ClassMap
 from simlap.evaluate.gate_analysis import analyse_gates, tree_of
 from simlap.evaluate.gate_seeds import merge_seeds
 from simlap.record.view import EpochRow
+from simlap.report import render
 from simlap.report.gate_figures import GateData, heat_map, own_gates, scatter
 from simlap.report.gate_heat import heat_figure
 from simlap.report.gate_map import _label_places, class_map_of, map_figure, map_text
@@ -20,6 +22,7 @@ from simlap.report.gate_training import curves_figure
 from simlap.report.gates import gates_page, sentences, write_gates_page
 from simlap.storage import Storage
 from tests.unit.evaluate.test_gate_analysis import C, Table, signs
+from tests.unit.report import factory
 from tests.unit.report.test_html import EVIL, Page, figures_in
 
 
@@ -330,11 +333,22 @@ def test_overview_and_section_of_a_study() -> None:
     assert f"{entry['agreement']['mean']:+.2f}" in page.text
     assert f"{entry['metrics']['spearman_hierarchy']:+.2f}" in page.text
     assert "it has no gates that learn" in page.text
-    made = Page(gates_section({"study": "filter", "arms": [entry]}))
+    view = factory.study()
+    arm = view.arms[0]
+    cells = {str(cell.seed): cell.cell_id for cell in arm.cells}
+    mine = {**entry, "arm": arm.name, "cells": cells, "by_seed": dict.fromkeys(cells, entry["by_seed"]["0"])}
+    found = replace(view, gates={"study": "filter", "arms": [mine]})
+    made = Page(gates_section(found))
     assert [a["href"] for t, a in made.tags if t == "a"] == ["../gates/filter=on.html", "../gates/index.html"]
-    assert gates_section({}) == ""
+    assert "looks again" not in made.text
+    assert "What the gates learnt" in render(found, "html")
+    assert gates_section(view) == ""
+    fewer = replace(arm, cells=[*arm.cells[1:], replace(arm.cells[0], cell_id="new")])
+    old = Page(gates_section(replace(found, arms=[fewer, *view.arms[1:]])))
+    assert f"Not of the runs that are finished now: {arm.name}. simlap gates filter looks again." in old.text
     del entry["metrics"]["spearman_hierarchy"]
-    assert "hierarchy" not in Page(gates_section({"study": "filter", "arms": [entry]})).text.replace(READING, "")
+    alone = replace(view, gates={"arms": [entry]})
+    assert "hierarchy" not in Page(gates_section(alone)).text.replace(READING, "")
 
 
 def test_failures_of_a_study_say_in_how_many_seeds() -> None:
