@@ -122,7 +122,7 @@ def _row(entry: Mapping[str, Any], columns: Sequence[str], folder: str) -> str:
     )
     link = f'<a {_LINK} href="{escape(folder + entry["page"])}">{escape(entry["arm"])}</a>'
     failures = failures_text(entry["by_seed"])
-    chip = f'<span class="chip {"failed" if failures else "same"}">{escape(failures or "none")}</span>'
+    chip = f'<span class="chip {"failed" if failures else "same"}" style="white-space:normal">{escape(failures or "none")}</span>'
     return f"<tr><td class=arm>{link}</td>{cells}<td data-label='{columns[-1]}'>{chip}</td></tr>"
 
 
