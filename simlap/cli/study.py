@@ -71,6 +71,8 @@ class Format(enum.StrEnum):
     html = "html"
     md = "md"
     latex = "latex"
+    csv = "csv"
+    parquet = "parquet"
 
 
 @app.command()
@@ -177,14 +179,17 @@ def report(
     storage: StorageOption = "./runs",
 ) -> None:
     """Write the report of a study."""
-    from simlap.report import render
+    from simlap.report import content
 
-    text = render(_study(name, storage), format.value)
+    if format is Format.parquet and output is None and sys.stdout.isatty():
+        raise UserError("is not text: name a file with --output", key="--format", value=format.value)
+    data = content(_study(name, storage), format.value)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
     else:
         try:
-            output.write_text(text, encoding="utf-8")
+            output.write_bytes(data)
         except OSError as error:
             raise UserError(f"cannot be written: {error}", file=str(output), key="--output") from error
         out.print(str(output.absolute()), soft_wrap=True)
@@ -239,10 +244,10 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
         over = outcome.view.race is not None and outcome.view.race.over
         ended = " or failed" * bool(outcome.failed) + " or left alone" * bool(outcome.left)
         out.print("nothing to run: " + ("the race is decided" if over else f"every cell is done{ended}"))
-    print_report(outcome.view, out)
+    print_report(outcome.report, out)
     if outcome.left:
         out.print(outcome.left, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for path in outcome.report:
+    for path in outcome.files:
         if path.endswith(".html"):
             out.print(f"report         {path}", soft_wrap=True, markup=False)
     print_shipped(outcome.shipped, uri, study=True)

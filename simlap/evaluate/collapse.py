@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SPECTRUM = "spectrum_"
+"""What the names of the shares of the spectrum begin with."""
 _MAX_UNIFORMITY_ROWS = 2048
 _NO_SPREAD = 1e-12  # variance below this share of the mean squared norm is float32 rounding
 
@@ -23,6 +25,8 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
     Isola, ICML 2020). These two are left out where there is no pair. `std_mean` and `std_min`: mean and smallest
     standard deviation of a dimension; `unit_std_mean` and `unit_std_min`: of z on the unit sphere, times sqrt(D), so
     that 1 is the most that the mean can reach, at any D (Chen & He, CVPR 2021, compare with 1 / sqrt(D)).
+    `spectrum_0001`, `spectrum_0002`, `spectrum_0004`, ...: the share of the variance that the eigenvalue of this rank has
+    (Jing et al., ICLR 2022, draw it), at powers of two up to D, 0 where all features are one.
 
     Args:
         z: [n, D], projected features.
@@ -36,6 +40,7 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
     metrics = {"effective_rank": effective_rank(values), "participation_ratio": 0.0}
     if total > 0:
         metrics["participation_ratio"] = 1 / float((values / total).square().sum())
+    metrics |= spectrum_shares(values, z.shape[1])
     unit = F.normalize(z, dim=1)
     for prefix, features, scale in (("", z, 1.0), ("unit_", unit, math.sqrt(z.shape[1]))):
         spread = features.std(0, correction=0) * scale  # [D]
@@ -44,6 +49,14 @@ def collapse_metrics(z: Tensor, labels: Tensor) -> dict[str, float]:
         if value is not None:
             metrics[name] = value
     return metrics
+
+
+def spectrum_shares(values: Tensor, width: int) -> dict[str, float]:
+    """Shares of the sum at ranks 1, 2, 4, ... up to D. values: [m], ascending, m <= D, see `spectrum`; width: D."""
+    total = float(values.sum())
+    ranks = [2**power for power in range(width.bit_length())]
+    shares = [float(values[-rank]) / total if total > 0 and rank <= len(values) else 0.0 for rank in ranks]
+    return {f"{SPECTRUM}{rank:04d}": share for rank, share in zip(ranks, shares, strict=True)}
 
 
 def effective_rank(values: Tensor) -> float:

@@ -47,7 +47,8 @@ def metric_names(evaluation: Evaluation, split: str) -> list[str]:
 
     With the selection split (`test` where there is no validation), these are what an epoch along the way has; the final
     evaluation has those of the selection split and of `test`. Some are absent where they are not defined: alignment and
-    uniformity without pairs, `embedding_*` where the method has no embedding, hierarchy and purity without a hierarchy.
+    uniformity without pairs, `embedding_*` where the method has no embedding, hierarchy and purity without a hierarchy. The
+    spectrum that collapse gives along the way is a curve by rank, on which nothing is decided: its values have no names here.
     """
     match evaluation:
         case Probe():

@@ -6,28 +6,26 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.markup import escape as rich_escape
-from rich.padding import Padding
-
 from simlap.record.view import StudyView
 from simlap.report.answer import Notice, Sentence, notices, race_sentences, sentences
-from simlap.report.claims import Judged, counts_text, judge
+from simlap.report.claims import Judged, judge
 from simlap.report.compare import Comparison, Effect, compare_to_baseline, simple_effects
 from simlap.report.detail import Details, details
 from simlap.report.detail_tables import detail_tables, summary_details
+from simlap.report.estimates import as_csv, as_parquet, epochs, estimates
 from simlap.report.html import html_page
+from simlap.report.latex import latex
+from simlap.report.markdown import markdown
 from simlap.report.race import race_comparisons, race_rows, race_summary
-from simlap.report.replayed import badge, badge_text
-from simlap.report.tables import ArmRow, arm_rows, latex_table, markdown_table, rich_table, summary
+from simlap.report.replayed import badge_text
+from simlap.report.tables import ArmRow, arm_rows, markdown_table, summary
 from simlap.report.text_table import TextTable
-from simlap.report.tuned import TITLE, summary_tuned, tuned_table
-from simlap.report.verdicts import race_lead
+from simlap.report.tuned import summary_tuned, tuned_table
 from simlap.storage import Storage
 
-Format = Literal["html", "md", "latex"]
-_CLAIM_MARKS = {"holds": "better", "fails": "worse", "undecided": "open"}
-_MARKS = {"better": "[green]▲[/]", "worse": "[red]▼[/]", "same": "[dim]=[/]", "open": "[dim]?[/]"}
+Text = Literal["html", "md", "latex", "csv"]
+Format = Literal["html", "md", "latex", "csv", "parquet"]
+_ENDINGS: dict[Format, str] = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,13 @@ class Report:
         return [table for table in found if table is not None] + own
 
 
+def built(study: StudyView | Report) -> Report:
+    """The report of a study, where it is none yet."""
+    return study if isinstance(study, Report) else build(study)
+
+
 def build(study: StudyView) -> Report:
+    """Compute everything that is said about a study."""
     if (race := study.race) is not None:
         comparisons = race_comparisons(study, race)
         rows = race_rows(study, race, arm_rows(study, comparisons))
@@ -68,29 +72,36 @@ def build(study: StudyView) -> Report:
     )  # fmt: skip
 
 
-def render(study: StudyView | Report, format: Format) -> str:
+def render(study: StudyView | Report, format: Text) -> str:
     """The report as text in one format."""
-    report = study if isinstance(study, Report) else build(study)
+    report = built(study)
     if format == "html":
         return html_page(report)
     if format == "latex":
-        return latex_table(report.study, report.rows)
-    return _markdown(report)
+        return latex(report)
+    return as_csv(estimates(report)) if format == "csv" else markdown(report)
 
 
-def write_report(study: StudyView, storage: Storage, folder: str = "report") -> list[str]:
-    """Write `report.html`, `report.md`, `report.tex` and `summary.json` to `folder` of `storage`; returns their paths there."""
-    report = build(study)
-    texts = {
-        "report.html": render(report, "html"),
-        "report.md": render(report, "md"),
-        "report.tex": render(report, "latex"),
-        "summary.json": json.dumps(summary_of(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-    }
+def content(study: StudyView | Report, format: Format) -> bytes:
+    """The report as a file's content: texts in UTF-8, and as Parquet what it is as CSV."""
+    report = built(study)
+    if format == "parquet":
+        return as_parquet(estimates(report), report.study)
+    return render(report, format).encode()
+
+
+def write_report(study: StudyView | Report, storage: Storage, folder: str = "report") -> list[str]:
+    """Write it in every format, with `epochs.parquet` and `summary.json`, to a folder of a storage; returns their paths there."""
+    report = built(study)
+    files = {f"report.{ending}": content(report, name) for name, ending in _ENDINGS.items()}
+    files["epochs.parquet"] = as_parquet(epochs(report.study), report.study)
+    files["summary.json"] = (
+        json.dumps(summary_of(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
     paths = []
-    for name, text in texts.items():
-        path = f"{folder}/{name}" if folder else name
-        storage.write(path, text.encode())
+    for file, data in files.items():
+        path = f"{folder}/{file}" if folder else file
+        storage.write(path, data)
         paths.append(path)
     return paths
 
@@ -109,53 +120,3 @@ def summary_of(report: Report) -> dict[str, Any]:
     if (replay := report.study.replay) is not None:
         found["replay"] = {**asdict(replay), "text": badge_text(replay)}
     return found
-
-
-def print_report(study: StudyView, console: Console) -> None:
-    """Table, answer and warnings in the terminal."""
-    report = build(study)
-    for table in report.tables:  # first: what is read most stands last
-        console.print(table.rich(caption=table.title != TITLE))
-    console.print(rich_table(report.study, report.rows))
-    if report.sentences:
-        console.print("[bold]Answer[/]")
-    for sentence in report.sentences:
-        console.print(
-            Padding(f"{_MARKS[sentence.verdict]} {rich_escape(sentence.text)}", (0, 0, 0, 1)), highlight=False
-        )
-    if report.judged:
-        console.print(f"[bold]Claims[/]: {counts_text(report.judged)}", highlight=False)
-    for one in report.judged:
-        mark = _MARKS[_CLAIM_MARKS[one.verdict]]
-        text = rich_escape(f"{one.verdict}: {one.claim}: {one.text}")
-        console.print(Padding(f"{mark} {text}", (0, 0, 0, 1)), highlight=False)
-    for notice in report.notices:
-        style = "yellow" if notice.level == "warning" else "dim"
-        last = notice.detail.strip().splitlines()[-1:] if notice.kind == "failure" else []
-        text = " ".join([notice.text, *last])
-        console.print(f"[{style}]{notice.level}:[/] {rich_escape(text)}", highlight=False)
-
-
-def _markdown(report: Report) -> str:
-    study = report.study
-    parts = [f"# {study.name}", ""]
-    if study.replay is not None:
-        parts += [f"**{badge(study.replay)}**: {badge_text(study.replay)}", ""]
-    parts += ["## Answer", ""]
-    parts += [f"- {sentence.text}" for sentence in report.sentences] or ["There is nothing to compare."]
-    adjusted = "p-values of the answer are Holm-adjusted over all its effects; intervals are not adjusted."
-    parts += ["", adjusted if study.race is None else race_lead(study, study.race), ""]
-    parts += ["## Arms", "", markdown_table(study, report.rows)]
-    if report.judged:
-        parts += ["## Claims", "", *(f"- **{one.verdict}**: `{one.claim}`: {one.text}" for one in report.judged), ""]
-    for table in report.tables:
-        parts += table.markdown()
-    if report.notices:
-        parts += ["## Before you rely on it", ""]
-        for notice in report.notices:
-            parts.append(f"- **{notice.level}**: {notice.text}")
-            parts += [f"      {line}" for line in notice.detail.splitlines()]
-        parts.append("")
-    if study.command:
-        parts += ["## How to reproduce", "", "```sh", study.command, "```", ""]
-    return "\n".join(parts)

@@ -6,7 +6,6 @@ seed by seed. Differences without any spread have no distribution: what can stil
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -73,12 +72,9 @@ def sign_flip(differences: Values) -> float | None:
 
     It assumes only that each difference is as likely to have the other sign, and no normal distribution.
     """
-    return _sign_flip(tuple(map(float, differences))) if len(differences) >= SIGN_FLIP_SEEDS else None
-
-
-@functools.cache  # a launch shows a report on the console and writes it to files; with fifty seeds a test takes 0.2 s
-def _sign_flip(differences: tuple[float, ...]) -> float:
-    d = np.array(differences)
+    d = np.asarray(differences, dtype=np.float64)
+    if d.size < SIGN_FLIP_SEEDS:
+        return None
     found = stats.permutation_test(
         (d, np.zeros_like(d)), _mean_difference, permutation_type="samples", vectorized=True, n_resamples=_SIGNS,
         rng=np.random.default_rng(_SEED),

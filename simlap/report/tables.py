@@ -1,4 +1,4 @@
-"""The table of arms: rows built once, then rendered for the terminal, Markdown, LaTeX and `summary.json`."""
+"""The table of arms: rows built once, then rendered for the terminal, Markdown and `summary.json`."""
 
 from __future__ import annotations
 
@@ -178,30 +178,6 @@ def markdown_table(study: StudyView, rows: Sequence[ArmRow]) -> str:
     return "\n".join([*lines, "", f"*{_markdown(caption(study))}*", ""])
 
 
-def latex_table(study: StudyView, rows: Sequence[ArmRow]) -> str:
-    """A booktabs table, ready for `\\input`."""
-    body = [" & ".join(latex_escape(cell) or "--" for cell in cells_of(row)) + r" \\" for row in rows]
-    label = re.sub(r"[^A-Za-z0-9:-]+", "-", study.name)
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_escape(caption(study))}}}",
-            rf"\label{{tab:{label}}}",
-            r"\begin{tabular}{lrlrrrl}",
-            r"\toprule",
-            " & ".join(map(latex_escape, headers(study))) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
 def summary(study: StudyView, rows: Sequence[ArmRow], markdown: str) -> dict[str, Any]:
     """The numbers for machines. `arms` holds the report metric only; `comparisons` says where each one was made."""
     arms: dict[str, dict[str, float | int]] = {}
@@ -236,19 +212,6 @@ def summary(study: StudyView, rows: Sequence[ArmRow], markdown: str) -> dict[str
         "markdown": markdown,
     }
     return found if study.validation else {**found, "note": TEST_DECISIONS}
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "–": "--", "−": "$-$", "|": r"\textbar{}", "\n": " ",
-}  # fmt: skip
-
-
-def latex_escape(text: str) -> str:
-    """Plain text as LaTeX text; signed numbers get a minus rather than a hyphen."""
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", escaped)
 
 
 def _markdown(text: str) -> str:

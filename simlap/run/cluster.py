@@ -6,13 +6,14 @@ import atexit
 import logging
 import os
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import psutil
 
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
+from simlap.run.priority import batch_priority
 
 _ENVIRONMENT = {
     # one report per health check: epochs can be short
@@ -44,6 +45,8 @@ _OWN_NODE = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
+    # another process of a run, which asks whether a cloud is about to take the node away
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """Read where a node starts: for Ray on this machine."""
 
@@ -120,14 +123,15 @@ def connect(address: str | None) -> list[Node]:
         for name, value in ({} if address else _OWN_NODE).items():
             os.environ.setdefault(name, value)
         try:
-            ray.init(
-                address=address or "local",  # never a cluster that happens to be around
-                runtime_env={"env_vars": _ENVIRONMENT} if address else None,
-                num_cpus=None if address else len(os.sched_getaffinity(0)),
-                include_dashboard=None if address else False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with nullcontext() if address else batch_priority():
+                ray.init(
+                    address=address or "local",  # never a cluster that happens to be around
+                    runtime_env={"env_vars": _ENVIRONMENT} if address else None,
+                    num_cpus=None if address else len(os.sched_getaffinity(0)),
+                    include_dashboard=None if address else False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error

@@ -27,6 +27,7 @@ from simlap.errors import DataError
 from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result, times_rerun
 from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
+from simlap.run.priority import normal_priority
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
@@ -111,6 +112,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     """
     experiment = task.parsed()
     set_threads(experiment.resources.cpus_per_worker)
+    normal_priority()
     set_memory_share(world.device, experiment.resources.gpus)
     torch.backends.cudnn.deterministic = True
     cell = cell_storage(Storage(task.storage), task.cell_id)

@@ -10,7 +10,7 @@ from simlap.config.schema import Resources
 from simlap.record.journal import read_study
 from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
-from simlap.report import write_report
+from simlap.report import Report, build, write_report
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.storage import Storage
 from simlap.study.announce import announce
@@ -28,18 +28,23 @@ from simlap.study.stale import discard, left_behind, to_rerun
 class Outcome:
     """What a launch came to."""
 
-    view: StudyView
+    report: Report
     ran: int
     """Cells and stages that this launch worked on."""
     finished: bool
     """False where the user interrupted, or the budget was reached."""
     budget: str | None = None
     """What of the budget is used up, in words."""
-    report: list[str] = field(default_factory=list)
-    """Where the report's files are."""
+    files: list[str] = field(default_factory=list)
+    """Of the report."""
     shipped: ShipReport | None = None
     left: str | None = None
     """What other code has begun and did not finish, in words."""
+
+    @property
+    def view(self) -> StudyView:
+        """The study as the report shows it."""
+        return self.report.study
 
     @property
     def failed(self) -> list[str]:
@@ -140,10 +145,9 @@ def _all_cells_begun(plan: Plan) -> str | None:
 
 
 def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Outcome:
-    view = read_study(storage, study.name)
+    report = build(read_study(storage, study.name))
     folder = storage.child("studies", study.name)
-    paths = [folder.describe(path) for path in write_report(view, folder)]
-    return Outcome(view, ran, finished, report=paths)
+    return Outcome(report, ran, finished, files=[folder.describe(path) for path in write_report(report, folder)])
 
 
 def _execute(

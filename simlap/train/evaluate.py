@@ -12,7 +12,7 @@ from simlap.config.schema import KNN, Collapse, Evaluation, Experiment, FineTune
 from simlap.data.hierarchy import check_hierarchy, semantic_distances, top_groups
 from simlap.data.splits import ImageSet, Splits, inspect_data
 from simlap.evaluate.cache import FeatureCache, features_id
-from simlap.evaluate.collapse import collapse_metrics, effective_rank, spectrum
+from simlap.evaluate.collapse import SPECTRUM, collapse_metrics, effective_rank, spectrum
 from simlap.evaluate.gate_analysis import GateAnalysis, analyse_gates
 from simlap.evaluate.knn import knn_top1
 from simlap.evaluate.linear import LinearClassifier, fit_lbfgs, fit_sgd
@@ -134,7 +134,8 @@ class Evaluator:
             values["embedding_effective_rank"] = effective_rank(spectrum(z.double()))
         metrics = {f"collapse/{name}": value for name, value in values.items()} if split == self.selection else {}
         if split == "test":
-            metrics |= {f"test/collapse_{name}": value for name, value in values.items()}
+            # the spectrum is a curve, and no result
+            metrics |= {f"test/collapse_{n}": value for n, value in values.items() if not n.startswith(SPECTRUM)}
         return metrics
 
     def _linear(self, evaluation: Linear) -> LinearClassifier:

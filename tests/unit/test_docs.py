@@ -240,9 +240,11 @@ def test_metrics_as_documented(tmp_path: Path) -> None:
     other = {"kind": "transfer", "data": {"other": {"source": "digits"}}}
     experiment = tiny(evaluate=[*kinds, other])
     named = {name for evaluation in experiment.evaluate for name in metric_names(evaluation, "val")}
-    # written once for all k, for all datasets and for the test split by example; the gates' finer values in the text below
+    # written once for all k, for all datasets and for the test split by example; the gates' finer values and the spectrum below
     plain = {re.sub(r"_k\d+$", "_k1", name).replace("other_", "<name>_") for name in measured | named}
-    finer = {name for name in plain if re.match(r"gates/(self_|activation|entropy|open_fraction)", name)}
+    finer = {
+        name for name in plain if re.match(r"gates/(self_|activation|entropy|open_fraction)|collapse/spectrum_", name)
+    }
     examples = {name for name in plain if "<name>" in name} - {"val/<name>_knn_top1"}
     test = {name for name in plain if name.startswith("test/")}
     assert {name.replace("test/collapse_", "collapse/").replace("test/", "val/") for name in test} <= written

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simlap.evaluate import collapse_metrics
-from simlap.evaluate.collapse import spectrum, uniformity
+from simlap.evaluate.collapse import SPECTRUM, spectrum, uniformity
 
 RANKS = {"effective_rank", "participation_ratio"}
 SPREADS = {"std_mean", "std_min", "unit_std_mean", "unit_std_min"}
@@ -23,6 +23,22 @@ def _z(n: int, d: int, seed: int = 0) -> Tensor:
 
 def _labels(n: int, classes: int = 3) -> Tensor:
     return torch.arange(n) % classes
+
+
+def shares(z: Tensor) -> set[str]:
+    """Names of the shares of the spectrum of z."""
+    return {f"{SPECTRUM}{rank:04d}" for rank in (1, 2, 4, 8, 16, 32) if rank <= z.shape[1]}
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (5, 9), (2, 1)])
+def test_shares_of_the_spectrum_are_those_of_the_covariance(n: int, d: int) -> None:
+    z = _z(n, d).double()
+    values = torch.linalg.eigvalsh(torch.cov(z.T, correction=0).reshape(d, d)).flip(0).clamp(min=0)
+    found = {name: value for name, value in collapse_metrics(z, _labels(n)).items() if name.startswith(SPECTRUM)}
+    assert set(found) == shares(z)
+    for name, value in found.items():
+        share = float(values[int(name.removeprefix(SPECTRUM)) - 1] / values.sum())
+        assert value == pytest.approx(share, rel=1e-9, abs=1e-12)
 
 
 def test_rank_of_known_spectra() -> None:
@@ -103,12 +119,13 @@ def test_perfect_classes_are_aligned_and_full_collapse_is_not_uniform() -> None:
 def test_no_spread_is_rank_zero_and_finite(z: Tensor) -> None:
     metrics = collapse_metrics(z, _labels(len(z), 2))
     assert metrics["effective_rank"] == metrics["participation_ratio"] == 0
-    assert set(metrics) == RANKS | SPREADS | {"alignment", "uniformity"}
+    assert set(metrics) == RANKS | SPREADS | shares(z) | {"alignment", "uniformity"}
+    assert all(metrics[name] == 0 for name in shares(z))
     assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_what_has_no_pairs_is_left_out() -> None:
-    assert set(collapse_metrics(_z(1, 4), _labels(1))) == RANKS | SPREADS
+    assert set(collapse_metrics(_z(1, 4), _labels(1))) == RANKS | SPREADS | shares(torch.zeros(1, 4))
     assert "alignment" not in collapse_metrics(_z(3, 4), torch.arange(3))
     with pytest.raises(ValueError, match="got none"):
         collapse_metrics(torch.zeros(0, 4), _labels(0))

@@ -112,8 +112,13 @@ def test_a_study_that_has_not_started_has_a_page() -> None:
 def test_write_report(tmp_path: Path) -> None:
     storage = Storage(tmp_path).child("studies", "filter")
     paths = write_report(factory.mixed(), storage)
-    assert paths == ["report/report.html", "report/report.md", "report/report.tex", "report/summary.json"]
-    assert storage.list("report") == ["report.html", "report.md", "report.tex", "summary.json"]
+    names = [
+        "epochs.parquet",
+        *(f"report.{ending}" for ending in ("csv", "html", "md", "parquet", "tex")),
+        "summary.json",
+    ]
+    assert sorted(paths) == [f"report/{name}" for name in names]
+    assert storage.list("report") == names
     assert storage.read_json("report/summary.json")["schema_version"] == 1
     first = storage.read("report/report.html")
     write_report(factory.mixed(), storage)

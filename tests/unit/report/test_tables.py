@@ -10,14 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from simlap.record.view import CellState
 from simlap.report import build, print_report, render, summary_of
-from simlap.report.tables import latex_escape
 from simlap.report.words import TEST_DECISIONS
 from tests.unit.report import factory
 
@@ -76,31 +74,6 @@ def test_markdown_escapes_pipes() -> None:
     view = factory.study()
     text = render(replace(view, arms=[replace(a, name=f"a|b*{i}") for i, a in enumerate(view.arms)]), "md")
     assert "| a\\|b\\*0 |" in text
-
-
-def test_latex_shape() -> None:
-    text = render(factory.mixed(), "latex")
-    for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\end{table}"):
-        assert text.count(command) == 1
-    body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
-    assert len(body) == 6
-    assert all(line.endswith(r"\\") and line.count(" & ") == 6 for line in body)
-    assert "val/probe\\_top1" in text
-    assert "$-$" in body[-1]
-    assert text.isascii()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a_b & 5% #1 $x$", r"a\_b \& 5\% \#1 \$x\$"),
-        ("\\{~^", r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"),
-        ("-7.1 [-8.0, +6.2]", "$-$7.1 [$-$8.0, +6.2]"),
-        ("top-1 ± 2–3", r"top-1 $\pm$ 2--3"),
-    ],
-)
-def test_latex_escape(text: str, expected: str) -> None:
-    assert latex_escape(text) == expected
 
 
 def test_tables_say_when_decisions_were_made_on_the_test_set() -> None:
