@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from simlap.evaluate.gate_failures import gate_failures
 from simlap.record.journal import read_cell, read_study
 from simlap.record.provenance import collect
 from simlap.record.view import ArmView, CellView, StudyView
@@ -65,6 +66,20 @@ class Soak:
         seed = next((int(change.removeprefix("seed=")) for change in changes if change.startswith("seed=")), 0)
         view = next(cell for cell in found if cell.config["name"] == label and cell.seed == seed)
         return {**facts, "seed": view.seed, "result": view.result}, view
+
+    def gates(self, name: str, *changes: str) -> dict[str, Any]:
+        """Run `experiments/<name>.yaml`, look at its gates, and keep the data of the page."""
+        ran, view = self.run(name, *changes)
+        looked = self._run(["gates", view.cell_id], self.options[:2])
+        folder = self.work / "runs/cells" / view.cell_id / "evaluations"
+        (RESULTS / "gates").mkdir(parents=True, exist_ok=True)
+        text = (folder / "gates.json").read_text()
+        (RESULTS / "gates" / f"{name}.json").write_text(text)
+        return {
+            "run": ran,
+            "page": {**looked, "bytes": (folder / "gates.html").stat().st_size},
+            **json.loads(text)["metrics"],
+        }
 
     def _run(self, command: list[str], options: list[str]) -> dict[str, Any]:
         print("$", shlex.join(["simlap", *command]), flush=True)
@@ -130,9 +145,24 @@ def fuse(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
     return facts, [_all_end(view)]
 
 
+def gates(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
+    """What the gates learnt of the digits, of CIFAR-10 and of Fashion-MNIST."""
+    found = {
+        "digits": soak.gates("digits", "evaluate=[{kind: probe}, {kind: knn}, {kind: gates}]"),
+        "cifar10": soak.gates("cifar10_resnet18_small"),
+        "fashion_mnist": soak.gates("fashion_mnist_small"),
+    }
+    claims = [
+        (f"{name}: no failure signature", not gate_failures({k: v for k, v in one.items() if isinstance(v, float)}))
+        for name, one in found.items()
+    ]
+    p = found["cifar10"]["p_hierarchy"]
+    return found, [*claims, (f"cifar10: the gates mirror the hierarchy, p = {p:.4f} is below 0.05", p < 0.05)]
+
+
 STEPS: dict[str, Callable[[Soak], tuple[dict[str, Any], list[Claim]]]] = {
     step.__name__: step
-    for step in (digits, fashion_mnist, fashion_mnist_run, long_training, cifar10_small, finetune, fuse)
+    for step in (digits, fashion_mnist, fashion_mnist_run, long_training, cifar10_small, finetune, fuse, gates)
 }
 
 

@@ -46,6 +46,7 @@ def evaluate_checkpoint(
 ) -> None:
     """Measure a checkpoint, on its own data or on others. Extracted features are kept beside the results."""
     from simlap.run.evaluate import check_protocols, check_writable, evaluate, locate, open_checkpoint, save
+    from simlap.run.gates import training_rows
     from simlap.storage import Storage
 
     protocols = _protocols(protocol or ["knn", "linear"], set_ or [])
@@ -64,7 +65,7 @@ def evaluate_checkpoint(
     _print_results(results)
     for result in results:
         if result.artefact is not None:  # of the gates
-            print_gates_page(result.artefact, folder, subject.experiment.name)
+            print_gates_page(result.artefact, folder, subject.experiment.name, training_rows(subject))
     out.print(f"results        {folder.describe('results.json')}", soft_wrap=True, markup=False)
 
 

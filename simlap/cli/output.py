@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -63,11 +63,11 @@ def print_epoch(row: EpochRow) -> None:
     out.print(f"epoch {row.epoch:>4}  {values}", soft_wrap=True)
 
 
-def print_gates_page(artefact: Mapping[str, Any], folder: Storage, title: str) -> None:
-    """Write the page of an analysis of the gates, and say where it is."""
+def print_gates_page(artefact: Mapping[str, Any], folder: Storage, title: str, rows: Sequence[EpochRow] = ()) -> None:
+    """Write the page of an analysis of the gates, with the run's epochs, and say where it is."""
     from simlap.report.gates import write_gates_page
 
-    page, *_ = write_gates_page(artefact, folder, title)
+    page, *_ = write_gates_page(artefact, folder, title, training={title: rows} if rows else None)
     out.print(f"gates          {folder.describe(page)}", soft_wrap=True, markup=False)
 
 

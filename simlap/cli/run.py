@@ -117,7 +117,7 @@ def _results(view: CellView) -> dict[str, float]:
 def _print_gates(stage: PreparedRun) -> None:
     """The page of the final evaluation of the gates, where there was one."""
     from simlap.config import evaluation_id
-    from simlap.record.journal import cell_storage, read_result
+    from simlap.record.journal import cell_storage, read_result, read_track
 
     cell = cell_storage(stage.storage, stage.task.cell_id)
     result = read_result(cell)
@@ -125,7 +125,8 @@ def _print_gates(stage: PreparedRun) -> None:
         if evaluation.kind == "gates" and result is not None:
             identity = evaluation_id(evaluation, result["checkpoint"]["sha256"])
             artefact = cell.read_json(f"evaluations/{identity}.json")
-            print_gates_page(artefact, cell.child("evaluations"), stage.experiment.name)
+            rows, _ = read_track(stage.storage, stage.task.cell_id)
+            print_gates_page(artefact, cell.child("evaluations"), stage.experiment.name, rows)
 
 
 def _print_collapse(stage: PreparedRun, view: CellView) -> None:

@@ -13,7 +13,7 @@ Two distances between classes a and b come from the gates g(a, b) in [0, 1]^D, C
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,42 +21,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from simlap.evaluate.dendrogram import Linkage, build_tree, cluster_purity, dendrogram_purity, numbered
+from simlap.evaluate.gate_failures import CLOSED, OPEN, RANGE
 from simlap.evaluate.mantel import mantel
+from simlap.evaluate.pair_gates import PairGates, cosine_distances, pair_gates
+from simlap.evaluate.pair_heat import default_pairs, pair_heat
 from simlap.nn.filter import FeatureFilter
 
 Matrix = NDArray[np.float64]
-SCHEMA_VERSION = 1
-_MAX_GATES = 1 << 22  # values at a time
+SCHEMA_VERSION = 2
+"""Of the artefact. 1 had neither `pair_gates` nor the metrics of `simlap.evaluate.gate_failures`."""
 _DECIMALS = 6
 """Of the gates' distances, wherever they are used."""
-
-
-@dataclass(frozen=True)
-class PairGates:
-    """The gates of all unordered class pairs, of which no more than this is kept."""
-
-    activation: Matrix
-    """[C, C], A."""
-    own: Tensor
-    """[C, D] float64, g(a, a)."""
-    entropy: float
-    """Bernoulli entropy in nats, mean over D and all pairs a < b."""
-    open_fraction: float
-    """Share of gates above one half, over all pairs a < b."""
-
-    @property
-    def distance(self) -> Matrix:
-        """The `activation` distance, [C, C]."""
-        own = np.diag(self.activation)
-        return (own[:, None] + own[None]) / 2 - self.activation
-
-    @property
-    def self_cosine(self) -> Matrix:
-        """The `self_cosine` distance, [C, C]."""
-        return cosine_distances(self.own)
 
 
 @dataclass(frozen=True)
@@ -103,6 +80,7 @@ def analyse_gates(
         "self_activation": float(own.mean()),
         "entropy": pairs.entropy,
         "open_fraction": pairs.open_fraction,
+        **_signature(pairs),
     }
     # gates are float32: what differs by less than its rounding does not differ
     distances = {
@@ -111,46 +89,88 @@ def analyse_gates(
     }
     feature_distances = np.full((c, c), np.nan)
     feature_distances[np.ix_(present, present)] = cosine_distances(means)
-    others: dict[str, tuple[Matrix, Sequence[int]]] = {"features": (feature_distances, present)}
-    if semantic is not None:
-        others["hierarchy"] = (semantic.double().cpu().numpy(), range(c))
+    semantic_distances = None if semantic is None else semantic.double().cpu().numpy()
+    found, correlations = correlate(
+        distances, {"features": feature_distances, "hierarchy": semantic_distances}, permutations, device
+    )
+    metrics |= found
+    artefact: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "gates",
+        "class_names": list(class_names),
+        "activation": condensed(pairs.activation),
+        "self_activation": [digits(value) for value in own.tolist()],
+        "distance": condensed(distances["activation"]),
+        "self_cosine": condensed(distances["self_cosine"]),
+        "feature_distance": condensed(feature_distances),
+        "semantic_distance": None if semantic_distances is None else condensed(semantic_distances),
+        "groups": None if groups is None else list(groups),
+        "correlations": correlations,
+        "notes": list(notes),
+        "pair_gates": pair_heat(gates, default_pairs(distances["activation"]), device),
+    }
+    tree_metrics, tree_artefact = tree_of(distances["activation"], linkage, groups)
+    return GateAnalysis(
+        {**metrics, **tree_metrics}, {**artefact, **tree_artefact, "metrics": {**metrics, **tree_metrics}}
+    )
+
+
+def correlate(
+    distances: Mapping[str, Matrix],
+    others: Mapping[str, Matrix | None],
+    permutations: int,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Correlations of the gates' distances with others, as metrics and for the artefact; those that are not defined are absent.
+
+    Args:
+        distances: of the gates, by name, [C, C].
+        others: by name, [C, C], NaN where not known (classes without images); None where there is none.
+        permutations: see `mantel`.
+        device: likewise.
+    """
+    metrics: dict[str, float] = {}
     correlations: dict[str, dict[str, Any]] = {}
-    for other, (matrix, rows) in others.items():
+    for other, matrix in others.items():
+        if matrix is None:
+            continue
+        rows = np.flatnonzero(np.isfinite(np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)).any(1))
+        part = np.ix_(rows, rows)
         for name, distance in distances.items():
-            part = np.ix_(rows, rows)
             found = mantel(matrix[part], distance[part], permutations, device=device)
             if found is None:
                 continue
             prefix = "" if name == "activation" else f"{name}_"
             metrics |= {f"{prefix}spearman_{other}": found.rho, f"{prefix}p_{other}": found.p}
             correlations.setdefault(other, {})[name] = vars(found)
-    artefact: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "gates",
-        "class_names": list(class_names),
-        "activation": _condensed(pairs.activation),
-        "self_activation": [_digits(value) for value in own.tolist()],
-        "distance": _condensed(distances["activation"]),
-        "self_cosine": _condensed(distances["self_cosine"]),
-        "feature_distance": _condensed(feature_distances),
-        "semantic_distance": None if semantic is None else _condensed(others["hierarchy"][0]),
-        "groups": None if groups is None else list(groups),
-        "correlations": correlations,
-        "notes": list(notes),
-    }
-    tree_metrics, tree_artefact = _tree(distances["activation"], linkage, groups)
-    return GateAnalysis(
-        {**metrics, **tree_metrics}, {**artefact, **tree_artefact, "metrics": {**metrics, **tree_metrics}}
-    )
+    return metrics, correlations
 
 
-def _tree(distance: Matrix, linkage: Linkage, groups: Sequence[str] | None) -> tuple[dict[str, float], dict[str, Any]]:
+def _signature(pairs: PairGates) -> dict[str, float]:
+    """What failures are known by (`simlap.evaluate.gate_failures`). Telling pairs apart begins with three of them."""
+    of, found = pairs.dimensions, {"dimensions_per_pair": pairs.per_pair}
+    if len(pairs.activation) > 2:
+        found |= {
+            "dead_dimensions": float((of.high - of.low <= RANGE).double().mean()),
+            "closed_dimensions": float((of.high <= CLOSED).double().mean()),
+            "open_dimensions": float((of.low >= OPEN).double().mean()),
+            "pair_std": float(of.std.mean()),
+        }
+        if of.directions is not None:
+            found["directions"] = of.directions
+    return found
+
+
+def tree_of(
+    distance: Matrix, linkage: Linkage, groups: Sequence[str] | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The tree of the classes, as metrics and for the artefact."""
     tree = build_tree(distance, linkage)
     differ = len(distance) > 2 and np.ptp(distance[np.triu_indices(len(distance), 1)]) > 1e-12
     metrics: dict[str, float] = {}
     artefact: dict[str, Any] = {
         "linkage_method": linkage,
-        "linkage": [[int(a), int(b), _digits(height), int(n)] for a, b, height, n in tree.merges.tolist()],
+        "linkage": [[int(a), int(b), digits(height), int(n)] for a, b, height, n in tree.merges.tolist()],
         "leaf_order": tree.leaves,
         "clusters": None,
         "chance": {},
@@ -169,32 +189,6 @@ def _tree(distance: Matrix, linkage: Linkage, groups: Sequence[str] | None) -> t
     return metrics, artefact
 
 
-@torch.no_grad()
-def pair_gates(gates: FeatureFilter, num_classes: int, device: torch.device | str = "cpu") -> PairGates:
-    """Gates of all unordered pairs (and of each class with itself) in evaluation mode, in chunks."""
-    was_training = gates.training
-    gates.eval()
-    first, second = torch.triu_indices(num_classes, num_classes, device=device)
-    activation = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=device)
-    own: list[Tensor] = []
-    mixed = entropy = opened = 0.0
-    rows, start = 1, 0
-    while start < len(first):
-        part = slice(start, start + rows)
-        a, b = first[part], second[part]
-        g = gates(a, b).of_rows.double()  # [b, D]
-        activation[a, b] = activation[b, a] = g.mean(1)
-        own.append(g[a == b])
-        g = g[a != b]
-        entropy -= float((torch.xlogy(g, g) + torch.xlogy(1 - g, 1 - g)).sum())
-        opened += float((g > 0.5).sum())
-        mixed += g.numel()
-        start += rows
-        rows = max(1, _MAX_GATES // g.shape[1])  # the first row tells D
-    gates.train(was_training)
-    return PairGates(activation.cpu().numpy(), torch.cat(own), entropy / max(1.0, mixed), opened / max(1.0, mixed))
-
-
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, list[int]]:
     """Mean features of the classes that have images, [m, d] float64, and which classes these are."""
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
@@ -204,20 +198,13 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
     return sums[present] / counts[present, None], present.tolist()
 
 
-def cosine_distances(rows: Tensor) -> Matrix:
-    """1 - cosine between all rows [m, d], symmetric, [m, m]."""
-    unit = F.normalize(rows.double(), dim=1)
-    cosine = unit @ unit.T
-    distances: Matrix = (1 - (cosine + cosine.T) / 2).cpu().numpy()
-    return distances
-
-
-def _condensed(matrix: Matrix) -> list[float | None]:
+def condensed(matrix: Matrix) -> list[float | None]:
+    """The upper triangle, row by row; None where a value is not finite."""
     return [
-        _digits(value) if math.isfinite(value) else None for value in matrix[np.triu_indices(len(matrix), 1)].tolist()
+        digits(value) if math.isfinite(value) else None for value in matrix[np.triu_indices(len(matrix), 1)].tolist()
     ]
 
 
-def _digits(value: float) -> float:
+def digits(value: float) -> float:
     """Six digits: enough for figures, and half the bytes."""
     return float(f"{value:.6g}")

@@ -290,6 +290,15 @@ def read_race(study: Storage) -> RaceView | None:
     )
 
 
+def read_gates(study: Storage) -> dict[str, Any]:
+    """What `simlap gates` found about a study; empty where it was not asked."""
+    try:
+        found: dict[str, Any] = study.read_json("gates/summary.json")
+    except FileNotFoundError:
+        return {}
+    return found
+
+
 def read_study(storage: Storage, name: str) -> StudyView:
     """The view of a study: its plan, and every cell the plan names. Raises UserError where there is no such study."""
     study = storage.child("studies", name)
@@ -328,6 +337,7 @@ def read_study(storage: Storage, name: str) -> StudyView:
         superseded=_superseded(storage, plan),
         compare=plan.get("compare", "common"), margin=plan.get("margin"), sampled=plan.get("sampled", {}),
         declared_late=plan.get("declared_late", []), replay=read_replay(study),
+        gates=read_gates(study),
         **{key: plan[key] for key in (*keys, "command", "provenance", "text")},
     )  # fmt: skip
 

@@ -255,6 +255,8 @@ class StudyView:
     """By arm, how many runs it has from before its data changed; none where there are none."""
     replay: ReplayView | None = None
     """What came of the newest `simlap verify`."""
+    gates: dict[str, Any] = field(default_factory=dict)
+    """What `simlap gates` found (`gates/summary.json`); empty where it was not asked."""
 
     def more_is_better(self, metric: str) -> bool:
         """Of `metric.name` and what measures the same elsewhere, the file says it; of other accuracies and losses, their name."""

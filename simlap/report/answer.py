@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from simlap.evaluate.gate_failures import failure_text, gate_failures
 from simlap.evaluate.openness import gate_warning
-from simlap.record.view import ArmView, RaceView, StudyView
+from simlap.record.view import ArmView, CellView, RaceView, StudyView
 from simlap.report.compare import Comparison, Effect, baseline_of, planned_cells
 from simlap.report.inference import SIGN_FLIP_SEEDS, normality
 from simlap.report.origin import other_code, superseded_text
@@ -109,7 +110,7 @@ def notices(study: StudyView, comparisons: Mapping[str, Comparison] | None = Non
                 text = f"{arm.name}, seed {cell.seed}, failed {when}."
                 found.append(Notice("warning", text, cell.error or "no error text", "failure"))
     found += [notice for arm in study.arms if (notice := _not_finite(study, arm))]
-    found += [notice for arm in study.arms if (notice := _gates(arm))]
+    found += [notice for arm in study.arms for notice in _gates(study, arm)]
     found += _not_normal(comparisons or {})
     if (code := other_code(study)) is not None and code.differs:
         found.append(Notice("warning", code.text, code.detail))
@@ -161,22 +162,47 @@ def _not_normal(comparisons: Mapping[str, Comparison]) -> list[Notice]:
     return [Notice("warning", text, "\n".join(lines))]
 
 
-def _gates(arm: ArmView) -> Notice | None:
-    """All gates near 0 or near 1: the filter failed (docs/method.md, the filter)."""
-    warnings = []
+def _gates(study: StudyView, arm: ArmView) -> list[Notice]:
+    """Signs that the filter failed (docs/gates.md): all gates near 0 or near 1, seen in training, and those that the final
+    evaluation of the gates shows, or `simlap gates` found."""
+    warnings: list[str] = []
+    failures: dict[str, list[str]] = {}
     for cell in arm.cells:
         mean = cell.metric_at("gate/mean", cell.epoch)
-        if mean is None or (text := gate_warning(mean)) is None:
+        metrics = _gate_metrics(study, arm, cell)
+        text = gate_warning(mean) if mean is not None else None
+        shown = gate_failures(metrics) if text is None and "activation" in metrics and cell.state == "done" else []
+        if text is None and not shown:
             continue  # before its configuration is read: a study has thousands of cells
-        if cell.config.get("method", {}).get("gate", {}).get("kind", "open") != "open":
+        method = cell.config.get("method", {})
+        if method.get("gate", {}).get("kind", "open") == "open":
+            continue
+        if text is not None:
             warnings.append(f"seed {cell.seed}: {text}")
-    if not warnings:
-        return None
-    return Notice(
-        "warning",
-        f"{arm.name}: in {len(warnings)} of {len(arm.cells)} cells all gates are near 0, or all near 1.",
-        "\n".join(warnings),
-    )
+        # with identical pairs, the gates of two classes are never trained: what they are says nothing
+        for failure in shown if method.get("pairs") != "identical" else []:
+            failures.setdefault(failure.short, []).append(f"seed {cell.seed}: {failure_text(failure)}")
+    found = []
+    if warnings:
+        text = f"{arm.name}: in {len(warnings)} of {len(arm.cells)} cells all gates are near 0, or all near 1."
+        found.append(Notice("warning", text, "\n".join(warnings)))
+    for short, lines in failures.items():
+        text = f"{arm.name}: in {len(lines)} of {len(arm.cells)} cells {short}."
+        found.append(Notice("warning", text, "\n".join(lines)))
+    return found
+
+
+def _gate_metrics(study: StudyView, arm: ArmView, cell: CellView) -> Mapping[str, float]:
+    """What the final evaluation of the gates gave, or `simlap gates` afterwards; nothing where there was neither."""
+    last = cell.rows[-1].metrics if cell.rows else {}
+    if "gates/activation" in last:
+        return {name.removeprefix("gates/"): value for name, value in last.items() if name.startswith("gates/")}
+    seed = str(cell.seed)
+    for entry in study.gates.get("arms", []):
+        if entry["arm"] == arm.name and entry["cells"].get(seed) == cell.cell_id:
+            found: Mapping[str, float] = entry["by_seed"][seed]
+            return found
+    return {}
 
 
 def _early(study: StudyView, effect: Effect) -> str:

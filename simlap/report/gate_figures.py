@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ GROUP_COLOURS: tuple[str, ...] = (*PALETTE, *qualitative.Dark24)
 """Of the hierarchy's groups; with more groups than these, none is coloured."""
 _GREY = "#808080"
 _MAX_TICKS, _MAX_POINTS, _MAX_NAME = 60, 5000, 18
+MAX_CELLS = 400
+"""Rows of the heat map: with more classes than these, neighbours in the tree are shown together."""
 _TREE, _STRIP = 130, 14  # pixels
 
 
@@ -45,6 +48,11 @@ class GateData:
         self.metrics: dict[str, float] = artefact["metrics"]
         self.chance: dict[str, dict[str, float]] = artefact["chance"]
         self.notes: list[str] = artefact["notes"]
+        self.pair_gates: dict[str, Any] | None = artefact.get("pair_gates")
+        """Of single pairs; records of older versions have none, nor have several seeds together."""
+        self.seeds: dict[str, dict[str, float]] = artefact.get("seeds", {})
+        """Metrics by seed, of several seeds together."""
+        self.agreement: dict[str, float] | None = artefact.get("agreement")
 
     def square(self, condensed: Array) -> Array:
         """A symmetric matrix of condensed values, NaN on the diagonal."""
@@ -64,9 +72,41 @@ class GateData:
         return plain_text(name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…")
 
 
+def group_keys(data: GateData) -> str:
+    """The colours of the groups, as HTML; empty where there are none."""
+    if data.groups is None or len(data.group_names) > len(GROUP_COLOURS):
+        return ""
+    spans = "".join(
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(data.group_names, GROUP_COLOURS, strict=False)
+    )
+    return f'<div class="keys">{spans}</div>'
+
+
+def block_size(classes: int) -> int:
+    """How many neighbouring classes share a row of the heat map: one, up to so many classes that the page stays light."""
+    return -(-classes // MAX_CELLS)
+
+
+def _in_blocks(matrix: Array, size: int) -> Array:
+    """Means over blocks of so many rows and columns, NaN left out."""
+    if size == 1:
+        return matrix
+    n = -(-len(matrix) // size) * size
+    padded = np.full((n, n), np.nan)
+    padded[: len(matrix), : len(matrix)] = matrix
+    blocks = padded.reshape(n // size, size, n // size, size)
+    known = np.isfinite(blocks)
+    count = known.sum((1, 3))
+    total = np.where(known, blocks, 0).sum((1, 3))
+    means: Array = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return means
+
+
 def heat_map(data: GateData) -> go.Figure:
-    """The distances in the order of the tree, with the tree and the groups above."""
+    """The distances in the order of the tree, with the tree and the groups above. Of very many classes, blocks of neighbours."""
     c, leaves = len(data.names), data.leaves
+    size = block_size(c)
     side = max(300, min(820, 24 * c))
     strip = _STRIP if data.groups is not None else 1
     figure = make_subplots(
@@ -86,13 +126,14 @@ def heat_map(data: GateData) -> go.Figure:
             ),
             row=2, col=1,
         )  # fmt: skip
-    matrix = data.square(data.distance)[np.ix_(leaves, leaves)]
+    matrix = _in_blocks(data.square(data.distance)[np.ix_(leaves, leaves)], size)
+    middles = [i * size + (size - 1) / 2 for i in range(len(matrix))]
     texts = [plain_text(data.names[leaf]) for leaf in leaves]
     figure.add_trace(
         go.Heatmap(
-            z=[[None if np.isnan(v) else float(f"{v:.4g}") for v in row] for row in matrix.tolist()],
+            z=[[None if np.isnan(v) else float(f"{v:.3g}") for v in row] for row in matrix.tolist()],
             customdata=[[[a, b] for b in texts] for a in texts] if c <= _MAX_TICKS * 2 else None,
-            x=list(range(c)), y=list(range(c)), colorscale="Viridis", reversescale=True, xgap=int(c < 40), ygap=int(c < 40),
+            x=middles, y=middles, colorscale="Viridis", reversescale=True, xgap=int(c < 40), ygap=int(c < 40),
             hoverongaps=False,
             hovertemplate="%{customdata[0]} – %{customdata[1]}<br>distance %{z}<extra></extra>" if c <= _MAX_TICKS * 2 else None,
             colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.5, "y": 0, "yanchor": "bottom", "tickfont": {"size": 11}},

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from os import PathLike
 from typing import Any
 
 import plotly.graph_objects as go
 
-from simlap.evaluate.openness import gate_warning
-from simlap.report.gate_figures import GROUP_COLOURS, GateData, heat_map, own_gates, scatter
+from simlap.evaluate.gate_failures import failure_text, gate_failures, gate_signatures
+from simlap.record.view import EpochRow
+from simlap.report.gate_figures import GateData, block_size, group_keys, heat_map, own_gates, scatter
+from simlap.report.gate_heat import heat_section
+from simlap.report.gate_images import STYLE as IMAGES_STYLE
+from simlap.report.gate_images import images_sections
+from simlap.report.gate_map import map_section
+from simlap.report.gate_seeds import seed_sentences, seeds_section
+from simlap.report.gate_training import TRAINING_METRICS, training_section
 from simlap.report.page import document, plot_box, section
 from simlap.report.words import p_text
 from simlap.storage import Storage
@@ -28,25 +35,57 @@ _STYLE = """
 
 
 def write_gates_page(
-    artefact: Mapping[str, Any], out: Storage | str | PathLike[str], title: str, *, name: str = "gates"
+    artefact: Mapping[str, Any],
+    out: Storage | str | PathLike[str],
+    title: str,
+    *,
+    name: str = "gates",
+    training: Mapping[str, Sequence[EpochRow]] | None = None,
+    pictures: Mapping[str, Any] | None = None,
+    of: str = "",
 ) -> list[str]:
     """Write `<name>.html` and `<name>.json` to a folder; returns their names there.
 
     Args:
-        artefact: what the evaluation of `kind: gates` leaves (`cells/<id>/evaluations/<evaluation id>.json`).
+        artefact: what the evaluation of `kind: gates` leaves (`cells/<id>/evaluations/<evaluation id>.json`), or of several seeds
+            what `simlap.evaluate.gate_seeds.merge_seeds` makes of it.
         out: the folder.
         title: of the page: what was trained, on what.
         name: of the files.
+        training: epochs by run, for the curves.
+        pictures: of `simlap.evaluate.gate_pictures`; they are in the page only, and what they are of also in the data.
+        of: the run that pictures and gates of single pairs are of, where the page is of several.
     """
     storage = out if isinstance(out, Storage) else Storage(out)
-    storage.write(f"{name}.html", gates_page(artefact, title).encode())
-    storage.write(
-        f"{name}.json", (json.dumps(dict(artefact), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    )
+    page = gates_page(artefact, title, training=training, pictures=pictures, of=of)
+    storage.write(f"{name}.html", page.encode())
+    data = dict(artefact)
+    if training:
+        data["training"] = {
+            run: [[row.epoch, {m: v for m, v in row.metrics.items() if m in TRAINING_METRICS}] for row in rows]
+            for run, rows in training.items()
+        }
+    if pictures:
+        data["pictures"] = {
+            "dimensions": pictures["dimensions"],
+            "cams": [
+                {**cam, "images": [{k: v for k, v in one.items() if k != "overlay"} for one in cam["images"]]}
+                for cam in pictures["cams"]
+            ],
+            "layer": pictures["layer"],
+        }
+    storage.write(f"{name}.json", (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return [f"{name}.html", f"{name}.json"]
 
 
-def gates_page(artefact: Mapping[str, Any], title: str) -> str:
+def gates_page(
+    artefact: Mapping[str, Any],
+    title: str,
+    *,
+    training: Mapping[str, Sequence[EpochRow]] | None = None,
+    pictures: Mapping[str, Any] | None = None,
+    of: str = "",
+) -> str:
     """The whole page as text. Arguments as in `write_gates_page`."""
     data = GateData(artefact)
     plots: dict[str, go.Figure] = {}
@@ -55,12 +94,18 @@ def gates_page(artefact: Mapping[str, Any], title: str) -> str:
             _header(data, title),
             _seen(data),
             _notices(data),
+            seeds_section(data),
             _matrix(data, plots),
+            map_section(data, plots),
             _relations(data, plots),
+            heat_section(data, plots, of),
+            images_sections(pictures, data.names, of) if pictures else "",
             _own(data, plots),
+            training_section(training or {}, plots),
+            _signatures(data),
         ]
     )
-    return document(f"{title} · simlap gates", body, plots, _STYLE)
+    return document(f"{title} · simlap gates", body, plots, _STYLE + IMAGES_STYLE)
 
 
 def _header(data: GateData, title: str) -> str:
@@ -128,6 +173,7 @@ def sentences(data: GateData) -> list[tuple[str, str, str]]:
             value, chance = data.metrics[name], data.chance[name]
             text = f"{what} {value:.2f}; groups dealt out at random get {chance['mean']:.2f} ({p_text(chance['p'])})."
             found.append(("better" if chance["p"] < _SIGNIFICANT else "same", "groups", text))
+    found += seed_sentences(data)
     if len(data.names) < 3:
         text = f"Two classes make one pair, at a gate distance of {data.distance[0]:.3f}. "
         text += "Correlations and trees begin with three classes."
@@ -143,16 +189,16 @@ def _strength(rho: float) -> str:
 
 def _notices(data: GateData) -> str:
     texts = list(data.notes)
-    if (warning := gate_warning(data.metrics["activation"])) is not None:
-        texts.append(warning[:1].upper() + warning[1:] + ".")
+    warnings = [_sentence(failure_text(failure)) for failure in gate_failures(data.metrics)]
     if data.distance.min() < 0:
         texts.append(
             "Some distances are below 0: a pair opens more than its classes on their own. For the tree, all distances are "
             "lifted by the same amount."
         )
-    if not texts:
+    kinds = [("warning", text) for text in warnings] + [("note", text) for text in texts]
+    if not kinds:
         return ""
-    parts = "".join(f'<div class="notice note">{escape(text)}</div>' for text in texts)
+    parts = "".join(f'<div class="notice {kind}">{escape(text)}</div>' for kind, text in kinds)
     return f"<section><h2>Before you rely on it</h2>{parts}</section>"
 
 
@@ -161,7 +207,11 @@ def _matrix(data: GateData, plots: dict[str, go.Figure]) -> str:
     text = f"Classes in the order of the tree ({data.method} linkage). Bright: close."
     if data.groups is not None:
         text += " Branches and the strip below them have the colour of the group where all classes are of one group."
-    return section("Gate distance of all class pairs", text, _keys(data) + plot_box("matrix", plots) + _extremes(data))
+    if (size := block_size(len(data.names))) > 1:
+        text += f" Of {len(data.names)} classes, every {size} neighbours in the tree share a row: the mean of their distances."
+    return section(
+        "Gate distance of all class pairs", text, group_keys(data) + plot_box("matrix", plots) + _extremes(data)
+    )
 
 
 def _extremes(data: GateData) -> str:
@@ -203,11 +253,20 @@ def _own(data: GateData, plots: dict[str, go.Figure]) -> str:
     return section("How open the gates are", text, plot_box("own", plots))
 
 
-def _keys(data: GateData) -> str:
-    if data.groups is None or len(data.group_names) > len(GROUP_COLOURS):
-        return ""
-    spans = "".join(
-        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
-        for name, colour in zip(data.group_names, GROUP_COLOURS, strict=False)
-    )
-    return f'<div class="keys">{spans}</div>'
+def _signatures(data: GateData) -> str:
+    flagged = {one.kind for one in gate_failures(data.metrics)}
+    rows = ""
+    for one in gate_signatures(data.metrics):
+        word, chip = (
+            ("failed", "failed") if one.kind in flagged else ("follows", "stopped") if one.failed else ("no", "same")
+        )
+        rows += (
+            f'<li><span class="chip {chip}">{word}</span><span>{escape(_sentence(one.short))} '
+            f'<span class="none">{escape(_sentence(one.number))}</span></span></li>'
+        )
+    text = "How gates fail, and whether these do. “Follows”: so it is, because of another failure."
+    return section("Failure signatures", text, f'<ul class="answer">{rows}</ul>')
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -5,17 +5,17 @@ It reads from top to bottom: the answer, what it rests on, and how it was come b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from simlap.report.detail_tables import FACTORS, IMPORTANCE
+from simlap.report.gate_study import gates_section
 from simlap.report.page import document
 from simlap.report.sections.arms import arms
 from simlap.report.sections.cost import cost
 from simlap.report.sections.factors import interaction
-from simlap.report.sections.plots import collapse, curves, effects, forest, gates_section
+from simlap.report.sections.plots import collapse, curves, effects, forest, gates
 from simlap.report.sections.record import failures, reproduce, stopped
 from simlap.report.sections.top import answer, masthead, notices
 from simlap.report.tuned import TITLE as TUNED
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
     from simlap.report.build import Report
 
 
-def html_page(report: Report, gate_pages: Sequence[tuple[str, str]] = ()) -> str:
-    """The whole page.
-
-    Args:
-        report: what it says.
-        gate_pages: analyses of gates beside the page, as title and address relative to it.
-    """
+def html_page(report: Report) -> str:
+    """The whole page."""
     study = report.study
     plots: dict[str, go.Figure] = {}
     body = "".join(
@@ -49,7 +44,8 @@ def html_page(report: Report, gate_pages: Sequence[tuple[str, str]] = ()) -> str
             cost(report, plots),
             stopped(report),
             collapse(study, plots),
-            gates_section(study, plots, gate_pages),
+            gates(study, plots),
+            gates_section(study),
             failures(study),
             reproduce(study),
         ]
@@ -66,7 +62,7 @@ def figures_of(report: Report) -> dict[str, go.Figure]:
     interaction(report, plots)
     cost(report, plots)
     collapse(report.study, plots)
-    gates_section(report.study, plots)
+    gates(report.study, plots)
     return plots
 
 

@@ -10,7 +10,7 @@ import torch
 
 from simlap.config import Experiment, canonical_hash, cell_id, evaluation_id, validate
 from simlap.config.schema import Data, Evaluation
-from simlap.data.splits import inspect_data, load_splits
+from simlap.data.splits import Splits, inspect_data, load_splits
 from simlap.errors import ConfigError, UserError
 from simlap.evaluate.cache import FeatureCache
 from simlap.evaluate.names import transferred
@@ -111,16 +111,13 @@ def evaluate(
     """
     if not data:
         _check_unchanged(subject)
-    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    world = this_world()
     model = build_evaluated(subject, world)
     cache = FeatureCache(features, subject.checkpoint.sha256)
-    made_for = subject.checkpoint.state["input"]
     own = subject.experiment
     for name, section in data.items() or [(None, own.data)]:
         experiment = own if name is None else transfer_experiment(own, section)
-        splits = load_splits(
-            experiment.data, channels=made_for["channels"], mean=tuple(made_for["mean"]), std=tuple(made_for["std"])
-        )
+        splits = _splits(subject, experiment.data)
         if name is None and splits.num_classes != model.num_classes:
             raise _changed(own, f"{splits.num_classes} classes, not {model.num_classes}")
         evaluator = Evaluator(model, splits, world, experiment, cache)
@@ -133,6 +130,33 @@ def evaluate(
                 _identity(protocol, subject.checkpoint.sha256, name, experiment.data), name,
                 protocol.model_dump(mode="json", exclude={"every_epochs"}), metrics, measured.artefact,
             )  # fmt: skip
+
+
+def own_evaluator(subject: Subject, features: Storage) -> Evaluator:
+    """What measures a checkpoint on its own data, in this process. Raises ConfigError where the data have changed.
+
+    Args:
+        subject: what is evaluated.
+        features: where extracted features are kept.
+    """
+    _check_unchanged(subject)
+    world, own = this_world(), subject.experiment
+    model = build_evaluated(subject, world)
+    splits = _splits(subject, own.data)
+    if splits.num_classes != model.num_classes:
+        raise _changed(own, f"{splits.num_classes} classes, not {model.num_classes}")
+    return Evaluator(model, splits, world, own, FeatureCache(features, subject.checkpoint.sha256))
+
+
+def this_world() -> World:
+    """This process alone, with the GPU where there is one."""
+    return World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _splits(subject: Subject, data: Data) -> Splits:
+    """A dataset as the checkpoint's network takes it."""
+    made_for = subject.checkpoint.state["input"]
+    return load_splits(data, channels=made_for["channels"], mean=tuple(made_for["mean"]), std=tuple(made_for["std"]))
 
 
 def build_evaluated(subject: Subject, world: World) -> Method:

@@ -14,6 +14,8 @@ from simlap.report.compare import common_epochs, values_at
 from simlap.report.page import numbers, plot_box, section
 from simlap.report.sections.text import capital
 from simlap.report.shown import curve_arms, effect_rows, forest_rows
+from simlap.report.spectrum import TEXT as SPECTRUM_TEXT
+from simlap.report.spectrum import spectra, spectrum_table
 from simlap.report.stats import estimate
 from simlap.report.words import decimals_for, metric_title, split_word, unit_of
 
@@ -79,23 +81,22 @@ def effects(report: Report, plots: dict[str, go.Figure]) -> str:
 
 
 def collapse(study: StudyView, plots: dict[str, go.Figure]) -> str:
+    """Collapse by epoch, and the spectrum of the features."""
     text = f"Means over all planned seeds. {COLLAPSE_TEXT} {_left_out(study)}".strip()
-    return small_curves(study, plots, "Collapse", text, figures.COLLAPSE_METRICS)
+    by_epoch = small_curves(study, plots, "Collapse", text, figures.COLLAPSE_METRICS)
+    figure = spectra(study)
+    if figure is None:
+        return by_epoch
+    plots["spectrum"] = figure
+    return by_epoch + section(
+        "Spectrum", SPECTRUM_TEXT, keys(study) + plot_box("spectrum", plots) + spectrum_table(study)
+    )
 
 
-def gates_section(study: StudyView, plots: dict[str, go.Figure], pages: Sequence[tuple[str, str]] = ()) -> str:
-    """How open the gates are, by epoch, and links to the analyses of what they learnt; empty where there is neither.
-
-    Args:
-        study: the study.
-        plots: that the curves are added to.
-        pages: gate pages as title and address, relative to the page.
-    """
-    items = "".join(f'<li><a href="{escape(address)}">{escape(title)}</a></li>' for title, address in pages)
-    links = f"<h3>What the gates learnt of the classes</h3><ul>{items}</ul>" if items else ""
+def gates(study: StudyView, plots: dict[str, go.Figure]) -> str:
+    """How open the gates are, by epoch; empty where there are none."""
     text = f"Means over all planned seeds. {GATES_TEXT} {_left_out(study)}".strip()
-    drawn = small_parts(study, plots, figures.GATE_METRICS)
-    return section("Gates", text if drawn else "", drawn + links) if drawn or links else ""
+    return small_curves(study, plots, "Gates", text, figures.GATE_METRICS)
 
 
 def small_curves(study: StudyView, plots: dict[str, go.Figure], title: str, text: str, metrics: Iterable[str]) -> str:

@@ -115,6 +115,8 @@ def test_gates_give_a_page(finished: Path, call, tmp_path: Path, capsys: pytest.
     assert call("eval", finished, *arguments) == 0
     assert "gates.html" in capsys.readouterr().out
     assert {"gates.html", "gates.json", "results.json"} <= {path.name for path in (tmp_path / "there").iterdir()}
+    shown = json.loads((tmp_path / "there/gates.json").read_text())
+    assert [epoch for epoch, _ in shown["training"]["tiny"]] == [1]
 
 
 def test_numbers_that_are_no_accuracies_are_not_rounded_away(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from simlap.config.schema import OpenGate, ProductGate, SigmoidGate
 from simlap.data.batch import Pairs
-from simlap.evaluate import gate_analysis as module
-from simlap.evaluate.gate_analysis import analyse_gates, class_means, pair_gates
+from simlap.evaluate import pair_gates as module
+from simlap.evaluate.gate_analysis import analyse_gates, class_means
+from simlap.evaluate.pair_gates import pair_gates
 from simlap.nn.filter import FeatureFilter, GateOutput, build_filter
 
 C, D = 7, 12
@@ -163,7 +165,10 @@ def test_open_gates_know_no_differences() -> None:
     features, labels = _images()
     gates = build_filter(OpenGate(kind="open"), C, D)
     metrics = analyse_gates(gates, class_names=list("abcdefg"), features=features, labels=labels).metrics
-    assert metrics == {"activation": 1.0, "self_activation": 1.0, "entropy": 0.0, "open_fraction": 1.0}
+    assert metrics == {
+        "activation": 1.0, "self_activation": 1.0, "entropy": 0.0, "open_fraction": 1.0, "dimensions_per_pair": D,
+        "dead_dimensions": 1.0, "closed_dimensions": 0.0, "open_dimensions": 1.0, "pair_std": 0.0,
+    }  # fmt: skip
 
 
 def test_groups_that_say_nothing_give_no_purity() -> None:
@@ -184,7 +189,7 @@ def test_two_classes() -> None:
     features, labels = _images(classes=2)
     table = _table()[:2, :2]
     metrics = analyse_gates(Table(table), class_names=["a", "b"], features=features, labels=labels).metrics
-    assert set(metrics) == {"activation", "self_activation", "entropy", "open_fraction"}
+    assert set(metrics) == {"activation", "self_activation", "entropy", "open_fraction", "dimensions_per_pair"}
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -197,6 +202,7 @@ def test_the_rounding_of_float32_is_no_difference() -> None:
         gates, class_names=list("abcdefg"), features=features, labels=labels, groups=list("aabbccc"),
         semantic=1 - torch.eye(C), permutations=9,
     )  # fmt: skip
-    assert set(found.metrics) == {"activation", "self_activation", "entropy", "open_fraction"}
+    assert not any(re.search("spearman|purity|cophenetic|directions", name) for name in found.metrics)
+    assert found.metrics["dead_dimensions"] == 1
     assert found.artefact["distance"] == found.artefact["self_cosine"] == [0.0] * 21
     assert "-0.0" not in json.dumps(found.artefact["distance"])

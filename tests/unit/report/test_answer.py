@@ -144,3 +144,51 @@ def test_gates_that_say_nothing_are_a_warning(mean: float, word: str | None) -> 
             assert notice.level == "warning"
             assert arm.name in notice.text
             assert str(word) in notice.detail
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kind", "warns"),
+    [("arbitrary", "sigmoid", True), ("identical", "sigmoid", False), ("arbitrary", "open", False)],
+)
+@pytest.mark.parametrize("source", ["evaluation", "simlap gates"])
+def test_failure_signatures_are_a_warning(source: str, pairs: str, kind: str, warns: bool) -> None:
+    """From the run's own evaluation, and from what was found afterwards. With identical pairs, mixed gates mean nothing."""
+    view = factory.study()
+    arm = view.arms[1]
+    metrics = {"activation": 0.5, "pair_std": 0.001, "dimensions_per_pair": 1.2}
+    config = {"method": {"gate": {"kind": kind}, "pairs": pairs}}
+    cells, by_seed = [], {}
+    for number, cell in enumerate(arm.cells):
+        rows = cell.rows
+        if number < 2 and source == "evaluation":
+            last = rows[-1]
+            added = {f"gates/{name}": value for name, value in metrics.items()}
+            rows = [*rows[:-1], replace(last, metrics={**last.metrics, **added})]
+        elif number < 2:
+            by_seed[str(cell.seed)] = metrics
+        cells.append(replace(cell, rows=rows, config=config))
+    ids = {seed: next(c.cell_id for c in cells if str(c.seed) == seed) for seed in by_seed}
+    gates = {"arms": [{"arm": arm.name, "cells": ids, "by_seed": by_seed}]}
+    changed = replace(view, arms=[view.arms[0], replace(arm, cells=cells), *view.arms[2:]], gates=gates)
+    found = [n for n in build(changed).notices if "gate" in n.text or "dimension" in n.text]
+    texts = [
+        f"{arm.name}: in 2 of 5 cells all pairs have the same gate.",
+        f"{arm.name}: in 2 of 5 cells pairs open one dimension.",
+    ]
+    assert [n.text for n in found] == (texts if warns else [])
+    for notice in found:
+        assert notice.level == "warning"
+        assert notice.detail.startswith("seed 0: ")
+    if warns:
+        assert "standard deviation over pairs 0.0010" in found[0].detail
+
+
+def test_what_was_found_of_other_runs_is_not_said() -> None:
+    view = factory.study()
+    arm = view.arms[1]
+    config = {"method": {"gate": {"kind": "sigmoid"}, "pairs": "arbitrary"}}
+    cells = [replace(cell, config=config) for cell in arm.cells]
+    failed = {"activation": 0.5, "pair_std": 0.001}
+    gates = {"arms": [{"arm": arm.name, "cells": {"0": "another run"}, "by_seed": {"0": failed}}]}
+    changed = replace(view, arms=[view.arms[0], replace(arm, cells=cells), *view.arms[2:]], gates=gates)
+    assert not [n for n in build(changed).notices if "same gate" in n.text]
