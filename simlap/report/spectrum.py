@@ -45,7 +45,7 @@ def spectra(study: StudyView) -> go.Figure | None:
     figure.update_layout(height=360)
     dress(figure)
     figure.update_xaxes(type="log", title_text="rank of the eigenvalue", tickvals=[2**power for power in range(14)])
-    figure.update_yaxes(type="log", title_text="share of the variance, %")
+    figure.update_yaxes(type="log", title_text="share of the variance, %", dtick=1, exponentformat="power")
     return described(figure, _TITLE, f"Share of the variance by rank of the eigenvalue: {'; '.join(said)}.")
 
 
