@@ -36,7 +36,7 @@ from simlap.config import Experiment, evaluation_id, validate, yaml
 from simlap.record.journal import Journal, cell_storage, next_attempt
 from simlap.record.provenance import collect
 from simlap.run.cluster import Node, connect
-from simlap.run.worker import CellTask
+from simlap.run.task import CellTask
 from simlap.storage import Storage
 from simlap.study.events import EventLog
 from simlap.study.placement import check_resources

@@ -15,7 +15,8 @@ import ray.train.torch
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
 from simlap.run.logs import CellLog
-from simlap.run.worker import CellTask, run_cell, stop_requested
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell, stop_requested
 from simlap.storage import Storage
 from simlap.train.world import World
 

@@ -14,7 +14,7 @@ from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
-from simlap.run.worker import STOP_REQUEST, CellTask
+from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
 

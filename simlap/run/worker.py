@@ -12,14 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from simlap.config import Experiment, validate, yaml
+from simlap.config import Experiment, yaml
 from simlap.config.schema import Data
 from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
@@ -28,6 +27,7 @@ from simlap.record.journal import Journal, add_protocols, cell_storage, next_att
 from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.run.priority import normal_priority
+from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
@@ -35,26 +35,7 @@ from simlap.train.weights import backbone_of, weights_fingerprint
 from simlap.train.world import World
 
 RESULT_SCHEMA_VERSION = 1
-STOP_REQUEST = "stop"
-"""An object of this name in the run directory asks the workers to save and stop."""
 _STOP_POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class CellTask:
-    """What a worker is told: plain values, so that it travels."""
-
-    cell_id: str
-    experiment: dict[str, Any]
-    storage: str
-    provenance: dict[str, Any] = field(default_factory=dict)
-    start: str | None = None
-    """What its backbone starts from: the cell id of the stage before, or `weights:` and their fingerprint."""
-    until: int | None = None
-    """An epoch before the last at whose end it pauses: saved, interrupted, not evaluated."""
-
-    def parsed(self) -> Experiment:
-        return validate(Experiment, self.experiment, file=f"cell {self.cell_id}")
 
 
 class SupersededError(RuntimeError):

@@ -1,4 +1,7 @@
-"""What Tune runs for a cell: an actor that stays warm for one-worker cells, a driver of a Train worker group for larger ones."""
+"""What Tune runs for a cell: an actor that stays warm for one-worker cells, a driver of a Train worker group for larger ones.
+
+torch is imported where there is a cell to train: the launch, which names these classes to Tune, saves seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,22 @@ import logging
 import traceback
 from collections.abc import Generator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt, times_rerun
 from simlap.record.provenance import code_facts
-from simlap.run.launch import trainer
 from simlap.run.logs import CellLog
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
 from simlap.storage import Storage
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
-from simlap.train import loop
-from simlap.train.world import World
+
+if TYPE_CHECKING:
+    from simlap.train import loop
 
 _log = logging.getLogger("simlap.study")
 
@@ -75,6 +77,11 @@ class CellTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        import torch
+
+        from simlap.run.worker import run_cell
+        from simlap.train.world import World
+
         self._leave()
         task = CellTask(**config["cell"]["task"])
         gpu = config["cell"]["gpus"] > 0 and torch.cuda.is_available()
@@ -133,6 +140,8 @@ class CellTrainable(tune.Trainable):
 
 def train_driver(config: dict[str, Any]) -> None:
     """A Tune trial that holds no CPU and runs a Train worker group."""
+    from simlap.run.launch import trainer
+
     cell = config["cell"]
     resources = Resources(**cell["resources"])
     trainer(CellTask(**cell["task"]), resources, [TuneReportCallback()]).fit()

@@ -21,7 +21,8 @@ from simlap.record.journal import cell_storage, now_ms, read_cell, read_result, 
 from simlap.record.provenance import collect
 from simlap.record.replay import Difference, ReplayView, save_replay
 from simlap.record.view import CellView, StudyView
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.scheduling import Chosen
 from simlap.train.world import World

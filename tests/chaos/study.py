@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from simlap.config import yaml
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.plan import make_plan
 from simlap.study.planned import PlannedCell

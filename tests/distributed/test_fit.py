@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from simlap.record.journal import cell_storage, read_cell, read_result
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore
 from simlap.train.world import World

@@ -11,7 +11,8 @@ import pytest
 
 from simlap.config import yaml
 from simlap.record.journal import cell_storage, read_cell, read_rows, read_study
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.events import read_events
 from simlap.study.plan import make_plan

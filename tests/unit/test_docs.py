@@ -22,7 +22,8 @@ from simlap.config.schema import Experiment
 from simlap.data import inspect_data, load_splits
 from simlap.errors import UserError
 from simlap.evaluate.names import metric_names
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.study.spec import StudySpec, load_study
 from simlap.train.world import World
 from tests.tiny import tiny

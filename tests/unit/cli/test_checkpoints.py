@@ -16,7 +16,8 @@ from simlap.config import yaml
 from simlap.data import inspect_data
 from simlap.record.journal import read_cell
 from simlap.run import evaluate
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
 from simlap.train.features import extract_features

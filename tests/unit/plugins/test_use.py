@@ -11,7 +11,8 @@ import pytest
 from simlap.config import yaml
 from simlap.record.code import code_hash, code_of
 from simlap.record.journal import read_cell
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.plan import Plan, make_plan
 from simlap.study.spec import load_study

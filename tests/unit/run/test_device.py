@@ -13,7 +13,8 @@ import torch
 from simlap.record.journal import read_cell
 from simlap.run import device, worker
 from simlap.run.device import DeviceMemoryError, explain_out_of_memory, set_memory_share, set_threads
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
 from simlap.train.loop import Progress

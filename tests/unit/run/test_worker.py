@@ -12,7 +12,8 @@ from simlap.config import Experiment, evaluation_id
 from simlap.errors import ConfigError, DataError
 from simlap.record.journal import cell_storage, read_cell, read_result
 from simlap.run import worker
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.check import Stage, check_experiment
 from simlap.train.checkpoint import Checkpoint, find_checkpoint

@@ -17,7 +17,8 @@ from simlap.record.journal import cell_storage
 from simlap.run import worker
 from simlap.run.cluster import Node, check_placement
 from simlap.run.device import peak_memory
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.budget import Budget, BudgetGuard, Spending
 from simlap.study.estimate import device_hours

@@ -10,7 +10,8 @@ from simlap.config import yaml
 from simlap.data.splits import inspect_data
 from simlap.errors import ConfigError, DataError
 from simlap.record.journal import Journal, cell_storage, read_study
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.events import EventLog
 from simlap.study.plan import Plan, make_plan

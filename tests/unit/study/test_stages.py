@@ -12,7 +12,8 @@ from rich.console import Console
 
 from simlap.config import yaml
 from simlap.record.journal import RERUN, Journal, cell_storage, next_attempt, read_study
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study import execute
 from simlap.study.events import EventLog, read_events

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from simlap.run import worker
 from simlap.run.device import DeviceMemoryError
-from simlap.study import trainable
 from simlap.study.trainable import CellTrainable
 from simlap.train.loop import Progress
 
@@ -78,7 +80,7 @@ def test_one_actor_runs_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None
         yield Progress(1, {"m": 0.25})
         yield Progress(1, {}, finished=True)
 
-    monkeypatch.setattr(trainable, "run_cell", run_cell)
+    monkeypatch.setattr(worker, "run_cell", run_cell)
     actor = CellTrainable.__new__(CellTrainable)  # without Tune's own set-up
     actor.setup(_config(0))
     first = actor.step()
@@ -95,7 +97,7 @@ def test_a_cell_that_pauses_ends_its_trial(monkeypatch: pytest.MonkeyPatch) -> N
             yield Progress(epoch, {"m": epoch / 4})
         yield Progress(task.until, {}, stopped=True)
 
-    monkeypatch.setattr(trainable, "run_cell", run_cell)
+    monkeypatch.setattr(worker, "run_cell", run_cell)
     config = _config(0)
     config["cell"]["epochs"] = 9
     config["cell"]["task"]["until"] = 2
@@ -119,7 +121,7 @@ def test_the_cell_before_is_left_in_order(monkeypatch: pytest.MonkeyPatch, caplo
             if task.cell_id == "cell-1":
                 raise OSError("the disk is full")
 
-    monkeypatch.setattr(trainable, "run_cell", run_cell)
+    monkeypatch.setattr(worker, "run_cell", run_cell)
     actor = CellTrainable.__new__(CellTrainable)
     actor.setup({"cell": {**_config(0)["cell"], "epochs": 9}})
     for number in (1, 2):
@@ -131,3 +133,10 @@ def test_the_cell_before_is_left_in_order(monkeypatch: pytest.MonkeyPatch, caplo
     assert happened == expected
     assert "cell-1 could not be left in order" in caplog.text
     assert "the disk is full" in caplog.text
+
+
+def test_a_launch_does_not_import_torch() -> None:
+    """Seconds, and hundreds of MiB: who trains imports it."""
+    code = "import sys, simlap.study.apply, simlap.study.execute, simlap.study.searching; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -18,7 +18,8 @@ from simlap.record.journal import cell_storage, read_study
 from simlap.record.provenance import collect
 from simlap.record.replay import Difference
 from simlap.report import render
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.plan import Plan, make_plan
 from simlap.study.planned import PlannedCell

@@ -15,7 +15,8 @@ import pytest
 
 from simlap.record.journal import cell_storage, read_cell, read_result, read_rows
 from simlap.record.view import PAUSED
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore
 from simlap.train.world import World
@@ -142,7 +143,8 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
 
 _KILLED = """
 import json, os, signal, sys
-from simlap.run.worker import CellTask, run_cell
+from simlap.run.task import CellTask
+from simlap.run.worker import run_cell
 from simlap.train.world import World
 steps = int(sys.argv[2])
 def stop():
