@@ -7,6 +7,7 @@ A view is an experiment tag `mlflow.sharedViewState.<key>` that the page offers 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from simlap.record.tracking.names import safe_name
@@ -17,6 +18,10 @@ SECTIONS = ("val", "train", "final", "test", "gate", "collapse", "time")
 """Sections of the chart page in reading order; the page's own order is alphabetical."""
 CHARTS = ("val/probe_top1", "val/probe_loss", "train/loss", "train/nce", "train/probe_top1", "train/probe_loss")
 """Measured every epoch: before those with a single point."""
+ARMS = "arms"
+"""Key of the view with a row for each arm: mean, interval, difference, adjusted p."""
+TREE = "tree"
+"""Key of the view of all runs: study, arms, cells."""
 CURVES = "curves"
 """Key of the view that links open: learning curves, averaged over the seeds of each arm."""
 
@@ -35,7 +40,7 @@ def saved_views(study: StudyView) -> dict[str, str]:
     best = _column("metrics", "mean")
     # Ordered by time, the page would nest the runs under collapsed parents.
     return {
-        f"{PREFIX}arms": _view(
+        f"{PREFIX}{ARMS}": _view(
             "Arms: the result", "arm", [*factors, *arms, _column("tags", "simlap.cells")], best,
             not study.more_is_better(study.report_metric),
         ),
@@ -46,8 +51,22 @@ def saved_views(study: StudyView) -> dict[str, str]:
         f"{PREFIX}cells": _view(
             "Cells: every run", "cell", [*state, *factors, metric, final], arm, True, compareRunCharts=charts
         ),
+        f"{PREFIX}{TREE}": _view(
+            "Tree: study, arms, cells", "", [*factors, *state, *arms, metric, final], "attributes.start_time", True,
+            runsExpanded=dict.fromkeys(["study", *(f"arm:{one.name}" for one in study.arms)], True),
+        ),
         "mlflow.experiment.primaryMetric.name": safe_name(study.metric),
     }  # fmt: skip
+
+
+def name_runs(view: str, ids: Mapping[str, str]) -> str:
+    """A view with the ids of the runs that it names by their keys (`RunPlan.key`); runs that are not there yet are left out."""
+    whole = json.loads(view)
+    state = json.loads(whole["state"])
+    if "runsExpanded" not in state:
+        return view
+    state["runsExpanded"] = {ids[key]: shown for key, shown in state["runsExpanded"].items() if key in ids}
+    return json.dumps({**whole, "state": json.dumps(state)})
 
 
 def _charts(study: StudyView) -> list[dict[str, Any]]:
@@ -87,7 +106,7 @@ def _view(name: str, kind: str, columns: list[str], order: str, ascending: bool,
     ]
     in_sections = {"compareRunSections": sections, "isAccordionReordered": True}
     state = {
-        "searchFilter": f"tags.`simlap.kind` = '{kind}'",
+        "searchFilter": f"tags.`simlap.kind` = '{kind}'" if kind else "",
         "orderByKey": order,
         "orderByAsc": ascending,
         "startTime": "ALL",
