@@ -1,4 +1,4 @@
-"""Real tracking servers for tests: on sqlite or PostgreSQL, with or without passwords, and a proxy in front of one that misbehaves."""
+"""Real tracking servers for tests: on sqlite or PostgreSQL, with or without passwords; and a proxy that misbehaves."""
 
 from __future__ import annotations
 
@@ -102,15 +102,27 @@ def postgres(folder: Path) -> Iterator[str]:
         for parent in folder.parents[: len(folder.parents) - 1]:
             if parent.stat().st_uid == 0 and not parent.stat().st_mode & 1:
                 parent.chmod(parent.stat().st_mode | 1)
-    make = [programs / "initdb", "-D", data, "-U", "simlap", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "-N"]
+    make = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "simlap",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder / 'password'}",
+        "-N",
+    ]
     subprocess.run(make, check=True, capture_output=True, cwd=folder, **user)
     settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
     words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (folder.parent / "postgres.log").open("ab") as log:
-        process = subprocess.Popen([programs / "postgres", "-D", data, *words], stdout=log, stderr=log, cwd=folder, **user)
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data, *words], stdout=log, stderr=log, cwd=folder, **user
+        )
     try:
         wait_until("PostgreSQL", lambda: _listens(port), 60)
-        yield f"postgresql://simlap:{PASSWORD}@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://simlap:{PASSWORD}@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)

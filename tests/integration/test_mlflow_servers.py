@@ -23,7 +23,9 @@ from tests.integration.studies import Lab
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(postgres_programs() is None, reason="PostgreSQL's programs (initdb, postgres) are not installed"),
+    pytest.mark.skipif(
+        postgres_programs() is None, reason="PostgreSQL's programs (initdb, postgres) are not installed"
+    ),
 ]
 
 
@@ -89,7 +91,7 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
 ) -> None:
     """Errors, cut answers, refused connections, slow answers: one after another, while eight epochs are journalled."""
     caplog.set_level(logging.WARNING, "simlap.ship")
-    storage, view = Storage(tmp_path / "runs"), study(name="faults", levels=("on", "off"), epochs=8)
+    storage, view = Storage(tmp_path / "runs"), study(name="faults", levels=("on",), epochs=8)
     write_plan(storage, view)
     journals: dict[str, Journal] = {}
     waited = 0.0
@@ -110,7 +112,7 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
             began = time.monotonic()
             train(storage, view, epoch, journals)
             waited = max(waited, time.monotonic() - began)
-            time.sleep(2.5)
+            time.sleep(1.5)
             if fault == "refuse":
                 proxy.start()
         write_checkpoints(storage, view)
@@ -125,7 +127,7 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
         client = MlflowClient(server.url)
         assert shipped(client, view.name) == journalled(storage, view.name)
         models = client.search_logged_models([shipper.report.experiment_id])
-        assert [str(model.status) for model in models] == ["READY"] * 4
+        assert [str(model.status) for model in models] == ["READY"] * 2
     assert waited < 2.0, "who journals does not wait for the server"
     said = [record.getMessage() for record in caplog.records]
     assert sum("is back" in line for line in said) >= 2

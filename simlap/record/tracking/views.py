@@ -16,6 +16,10 @@ from simlap.record.view import StudyView
 PREFIX = "mlflow.sharedViewState."
 SECTIONS = ("val", "train", "final", "test", "gate", "collapse", "time")
 """Sections of the chart page in reading order; the page's own order is alphabetical."""
+ARM_NUMBERS = (
+    "n", "mean", "ci_low", "ci_high", "difference", "difference_ci_low", "difference_ci_high", "p_adjusted", "early_difference",
+    "common_mean",
+)  # fmt: skip
 CHARTS = ("val/probe_top1", "val/probe_loss", "train/loss", "train/nce", "train/probe_top1", "train/probe_loss")
 """Measured every epoch: before those with a single point."""
 ARMS = "arms"
@@ -31,7 +35,7 @@ def saved_views(study: StudyView) -> dict[str, str]:
     factors = [_column("params", safe_name(f"factor.{name}")) for name in study.factors]
     final = _column("metrics", f"final/{safe_name(study.report_metric).replace('/', '_')}")
     metric = _column("metrics", safe_name(study.metric))
-    arms = [_column("metrics", name) for name in ("n", "mean", "std", "ci_low", "ci_high", "difference", "p_adjusted")]
+    arms = [_column("metrics", name) for name in ARM_NUMBERS]
     state = [_column("tags", "simlap.state"), _column("tags", "simlap.seed")]
     arm = _column("tags", "simlap.arm")
     by_arm = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "simlap.arm"}]}
@@ -51,6 +55,13 @@ def saved_views(study: StudyView) -> dict[str, str]:
         f"{PREFIX}cells": _view(
             "Cells: every run", "cell", [*state, *factors, metric, final], arm, True, compareRunCharts=charts
         ),
+        **{
+            f"{PREFIX}by-{number}": _view(
+                f"Curves: by {name}", "cell", [metric, final], arm, True, compareRunCharts=charts,
+                groupBy={"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": factor}]},
+            )
+            for number, (name, factor) in enumerate((name, safe_name(f"factor.{name}")) for name in study.factors)
+        },
         f"{PREFIX}{TREE}": _view(
             "Tree: study, arms, cells", "", [*factors, *state, *arms, metric, final], "attributes.start_time", True,
             runsExpanded=dict.fromkeys(["study", *(f"arm:{one.name}" for one in study.arms)], True),
