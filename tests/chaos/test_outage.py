@@ -22,5 +22,4 @@ def test_nothing_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
     assert came.rows > 8 * 20 * 12
     # while the server is there it takes part of this machine, so that without it there is rather more
     assert came.ratio > 0.8, rates
-    assert came.log.count("Traceback (most recent call last)") <= 3 * came.log.count("could not write to"), "no flood"
     assert came.log.count("tried again until it is back") == came.log.count("is back after") == 1
