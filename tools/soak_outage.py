@@ -60,8 +60,8 @@ def page(came: Came, *, held: bool) -> str:
         "",
         f"**{verdict}{'' if held else ': this does not hold'}.**",
         "",
-        f"- Each process journals an epoch of {METRICS} metrics about every {EPOCH_S} s, with a checkpoint's manifest, as a worker "
-        "does. One process ships all of it to an `mlflow server` on sqlite, on the same machine.",
+        f"- Each process journals an epoch of {METRICS} metrics about every {EPOCH_S} s, with a checkpoint's manifest, as a "
+        "worker does. One process ships all of it to an `mlflow server` on sqlite, on the same machine.",
         "- The server is killed with SIGKILL at the end of each stretch in which it is there.",
         f"- Publishing an epoch costs a writer {with_server[0]:.1f} ms with the server and {without[0]:.1f} ms without (medians; "
         f"99th percentiles {with_server[1]:.1f} and {without[1]:.1f} ms).",
