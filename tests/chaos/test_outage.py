@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.outage import endure
+from tests.integration.blank import blank_store
 from tests.integration.servers import Server
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "server.db").write_bytes(blank_store())
     with Server(tmp_path, f"sqlite:///{tmp_path}/server.db") as server:
         came = endure(tmp_path, server, [6.0, 6.0])
     rates = (

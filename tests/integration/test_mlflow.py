@@ -21,15 +21,13 @@ from simlap.record.mlflow import (
 )
 from simlap.record.view import CellView, StudyView
 from simlap.storage import Storage
+from tests.integration.blank import blank_store
 from tests.integration.mlflow_studies import START, cell, study, write_checkpoints, write_report
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A store with its tables and nothing else: making them takes longer than most of these tests."""
-    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
+@pytest.fixture
+def blank() -> bytes:
+    return blank_store()
 
 
 class Place:

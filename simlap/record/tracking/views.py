@@ -7,7 +7,6 @@ A view is an experiment tag `mlflow.sharedViewState.<key>` that the page offers 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from simlap.record.tracking.names import safe_name
@@ -25,7 +24,7 @@ CHARTS = ("val/probe_top1", "val/probe_loss", "train/loss", "train/nce", "train/
 ARMS = "arms"
 """Key of the view with a row for each arm: mean, interval, difference, adjusted p."""
 TREE = "tree"
-"""Key of the view of all runs: study, arms, cells."""
+"""Key of the view of all runs: study, arms, cells. Which of them are unfolded is the browser's: MLflow takes no view's word."""
 CURVES = "curves"
 """Key of the view that links open: learning curves, averaged over the seeds of each arm."""
 
@@ -64,20 +63,9 @@ def saved_views(study: StudyView) -> dict[str, str]:
         },
         f"{PREFIX}{TREE}": _view(
             "Tree: study, arms, cells", "", [*factors, *state, *arms, metric, final], "attributes.start_time", True,
-            runsExpanded=dict.fromkeys(["study", *(f"arm:{one.name}" for one in study.arms)], True),
         ),
         "mlflow.experiment.primaryMetric.name": safe_name(study.metric),
     }  # fmt: skip
-
-
-def name_runs(view: str, ids: Mapping[str, str]) -> str:
-    """A view with the ids of the runs that it names by their keys (`RunPlan.key`); runs that are not there yet are left out."""
-    whole = json.loads(view)
-    state = json.loads(whole["state"])
-    if "runsExpanded" not in state:
-        return view
-    state["runsExpanded"] = {ids[key]: shown for key, shown in state["runsExpanded"].items() if key in ids}
-    return json.dumps({**whole, "state": json.dumps(state)})
 
 
 def _charts(study: StudyView) -> list[dict[str, Any]]:

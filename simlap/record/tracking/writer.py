@@ -20,7 +20,6 @@ from simlap.record.tracking.names import Point, batches
 from simlap.record.tracking.plan import run_key
 from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import artifact_location
-from simlap.record.tracking.views import PREFIX, name_runs
 from simlap.storage import Storage
 
 if TYPE_CHECKING:
@@ -83,8 +82,6 @@ class Writer:
                         raise
                     done.errors.append(f"{plan.name}: {error.message}")
                 self.cursor.save(self.storage, self.tracking_uri, at_most_every_s=1.0)
-            for plan in plans:  # again: what names runs did not know all of them before
-                self._tag_experiment(plan)
             for entry in self.cursor.removed(plans):
                 self._log(entry.run_id, tags={"simlap.in_study": "false"})
                 entry.removed = True
@@ -159,7 +156,10 @@ class Writer:
             status = plan.status
         else:
             status = self._update(plan, entry, tags)
-        self._tag_experiment(plan)
+        for key, value in plan.experiment_tags.items():
+            if self._experiment_tags.get(key) != value:
+                self._write(self.client.set_experiment_tag, self.cursor.experiment_id, key, value)
+                self._experiment_tags[key] = value
         entry.epoch, entry.history_unknown, entry.removed = max(entry.epoch, plan.epoch), False, False
         self._attach(plan, entry)
         if plan.status != status:
@@ -168,14 +168,6 @@ class Writer:
             else:
                 self._write(self.client.set_terminated, entry.run_id, plan.status, plan.end_ms)
         entry.digest = plan.digest
-
-    def _tag_experiment(self, plan: RunPlan) -> None:
-        ids = {key: entry.run_id for key, entry in self.cursor.runs.items()}
-        for key, value in plan.experiment_tags.items():
-            named = name_runs(value, ids) if key.startswith(PREFIX) else value
-            if self._experiment_tags.get(key) != named:
-                self._write(self.client.set_experiment_tag, self.cursor.experiment_id, key, named)
-                self._experiment_tags[key] = named
 
     def _find(self, plan: RunPlan) -> Entry | None:
         """A run that someone has created since the look-up: a process that was killed, or one on another machine."""
