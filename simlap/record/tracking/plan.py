@@ -157,7 +157,7 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
     if common is not None:
         values = [value for cell in arm.cells if (value := cell.metric_at(study.metric, common)) is not None]
         if len(values) == len(arm.cells):
-            numbers["common_mean"] = float(f"{fmean(values):.5g}")
+            numbers = {"common_mean": float(f"{fmean(values):.5g}"), **numbers}  # the first one is what is drawn
     return RunPlan(
         key=f"arm:{arm.name}", name=arm.name, status=status, own_tags=_clip(tags), own_params=_factors(arm), parent="study",
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,

@@ -16,7 +16,7 @@ PREFIX = "mlflow.sharedViewState."
 SECTIONS = ("val", "train", "final", "test", "gate", "collapse", "time")
 """Sections of the chart page in reading order; the page's own order is alphabetical."""
 ARM_NUMBERS = (
-    "n", "mean", "ci_low", "ci_high", "difference", "difference_ci_low", "difference_ci_high", "p_adjusted", "early_difference",
+    "mean", "ci_low", "ci_high", "difference", "difference_ci_low", "difference_ci_high", "p_adjusted", "n", "early_difference",
     "common_mean",
 )  # fmt: skip
 CHARTS = ("val/probe_top1", "val/probe_loss", "train/loss", "train/nce", "train/probe_top1", "train/probe_loss")
@@ -25,6 +25,7 @@ ARMS = "arms"
 """Key of the view with a row for each arm: mean, interval, difference, adjusted p."""
 TREE = "tree"
 """Key of the view of all runs: study, arms, cells. Which of them are unfolded is the browser's: MLflow takes no view's word."""
+NAME = "attributes.`Run Name`"
 CURVES = "curves"
 """Key of the view that links open: learning curves, averaged over the seeds of each arm."""
 
@@ -58,11 +59,12 @@ def saved_views(study: StudyView) -> dict[str, str]:
             f"{PREFIX}by-{number}": _view(
                 f"Curves: by {name}", "cell", [metric, final], arm, True, compareRunCharts=charts,
                 groupBy={"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": factor}]},
+                groupsExpanded={f"param.{factor}.{level}": False for level in study.factors[name]},
             )
             for number, (name, factor) in enumerate((name, safe_name(f"factor.{name}")) for name in study.factors)
         },
         f"{PREFIX}{TREE}": _view(
-            "Tree: study, arms, cells", "", [*factors, *state, *arms, metric, final], "attributes.start_time", True,
+            "Tree: study, arms, cells", "", [*arms[:1], arms[3], arms[6], metric, final, state[0]], "attributes.start_time", True,
         ),
         "mlflow.experiment.primaryMetric.name": safe_name(study.metric),
     }  # fmt: skip
@@ -113,6 +115,8 @@ def _view(name: str, kind: str, columns: list[str], order: str, ascending: bool,
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": columns,
+        "columnOrder": ["1", NAME, "runDateAndNestInfo", "duration", *columns],
+        "columnWidths": {NAME: 330},
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": None,
         "useGroupedValuesInCharts": True,
