@@ -1,4 +1,4 @@
-"""Eight processes journal while the tracking server is killed and stays away for two minutes: whether they notice, and what MLflow holds.
+"""Eight processes journal while the tracking server is killed and away for two minutes: what they and MLflow make of it.
 
     python -m tools.soak_outage [--seconds 120] [--work DIR]
 
@@ -62,8 +62,8 @@ def page(came: Came, *, held: bool) -> str:
         "",
         f"- Each process journals an epoch of {METRICS} metrics about every {EPOCH_S} s, with a checkpoint's manifest, as a "
         "worker does. One process ships all of it to an `mlflow server` on sqlite, on the same machine.",
-        "- The server is killed with SIGKILL. What drifts over the test (journals grow, the machine has other work) meets the stretches "
-        "before and after the outage alike.",
+        "- The server is killed with SIGKILL. What drifts over the test (journals grow, the machine has other work) meets the "
+        "stretches before and after the outage alike.",
         f"- Publishing an epoch costs a writer {with_server[0]:.1f} ms with the server and {without[0]:.1f} ms without (medians; "
         f"99th percentiles {with_server[1]:.1f} and {without[1]:.1f} ms).",
         f"- {came.catch_up_s:.0f} s after the end of training MLflow held everything.",

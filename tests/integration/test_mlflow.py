@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
+from safetensors.torch import load_file, save
 
 from simlap.record.mlflow import (
     Projected,
@@ -130,6 +133,24 @@ def test_a_finished_study_is_there_completely(place: Place) -> None:
             assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id)
             files = {item.path for item in place.client.list_logged_model_artifacts(model.model_id)}
             assert files == {"model.safetensors", "config.yaml", "README.md"}
+
+
+def test_a_logged_model_loads_without_pickle(place: Place, tmp_path: Path) -> None:
+    view = study(levels=("on",))
+    write_checkpoints(place.storage, view)
+    tensors = {"backbone.weight": torch.arange(6.0).reshape(2, 3), "probe.bias": torch.ones(2)}
+    for cell_view in (one for arm in view.arms for one in arm.cells):
+        path = place.storage.read_json(f"cells/{cell_view.cell_id}/result.json")["checkpoint"]["path"]
+        place.storage.write(f"cells/{cell_view.cell_id}/{path}/model.safetensors", save(tensors))
+    place.project(view)
+    (found,) = place.cell(view.arms[0].cells[0]).outputs.model_outputs
+    folder = download_artifacts(
+        f"models:/{found.model_id}", dst_path=str(tmp_path / "model"), tracking_uri=place.uri, registry_uri=place.uri
+    )
+    assert {file.name for file in Path(folder).iterdir()} == {"model.safetensors", "config.yaml", "README.md"}
+    loaded = load_file(Path(folder, "model.safetensors"))
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_repeating_changes_nothing_and_is_not_needed(place: Place) -> None:

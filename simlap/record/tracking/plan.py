@@ -11,10 +11,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from statistics import fmean
 from typing import Any
 
 from simlap.config import yaml
+from simlap.record.tracking.arms import arm_numbers, common_epoch
 from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
 from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
 from simlap.record.tracking.records import Artifact, DatasetPlan, OfConfig, RunPlan, Status
@@ -78,10 +78,10 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
                 if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
                     plans.append(_plan_trial(study, search, trial, cell, describe))
                     seen.add(cell.cell_id)
-    common = _common_epoch(cells) if status != "RUNNING" else None
+    common = common_epoch(cells) if status != "RUNNING" else None
     for index, arm in enumerate(study.arms):
         colour = COLOURS[index % len(COLOURS)]
-        plans.append(_plan_arm(study, arm, _numbers(summary, arm.name), colour, common))
+        plans.append(_plan_arm(study, arm, arm_numbers(study, arm, summary, common), colour))
         for cell in arm.cells:
             if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
                 plans.append(_plan_study_cell(study, arm, cell, colour, describe))
@@ -118,23 +118,7 @@ def _cell_counts(cells: list[CellView]) -> dict[str, float]:
     return {"cells/planned": float(len(cells)), **ended}
 
 
-def _numbers(summary: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """What a report says of an arm. A difference that was not measured at the end is told by other names: it is of another
-    metric, at another epoch."""
-    compared = summary.get("comparisons", {}).get(arm, {})
-    early = {} if compared.get("final", True) else compared
-    names = ("difference", "difference_ci_low", "difference_ci_high", "p_value", "p_adjusted", "epoch")
-    return {**summary.get("arms", {}).get(arm, {}), **{f"early_{key}": early[key] for key in names if key in early}}
-
-
-def _common_epoch(cells: list[CellView]) -> int | None:
-    """The highest epoch that all cells reached: even arms that were stopped early have a value there. None where it is none."""
-    return min((cell.epoch for cell in cells), default=0) or None
-
-
-def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour: str, common: int | None) -> RunPlan:
-    """`common`: epoch at which the mean of all arms is told, once all have ended: MLflow's parallel coordinates show only
-    metrics that every run has."""
+def _plan_arm(study: StudyView, arm: ArmView, numbers: dict[str, float], colour: str) -> RunPlan:
     starts, ends = _times(arm.cells)
     status = _overall(arm.cells)
     tags = {
@@ -150,18 +134,10 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
         **_source(study.command, study.provenance),
         **_decided(study, arm),
     }
-    # the page shows every digit; all of them are in the artefact report/summary.json
-    numbers = {
-        key: float(f"{round(value, 12):.5g}") for key, value in summary.items() if isinstance(value, int | float)
-    }
-    if common is not None:
-        values = [value for cell in arm.cells if (value := cell.metric_at(study.metric, common)) is not None]
-        if len(values) == len(arm.cells):
-            numbers = {"common_mean": float(f"{fmean(values):.5g}"), **numbers}  # the first one is what is drawn
     return RunPlan(
         key=f"arm:{arm.name}", name=arm.name, status=status, own_tags=_clip(tags), own_params=_factors(arm), parent="study",
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
-        single=finite(numbers),
+        single=numbers,
     )  # fmt: skip
 
 
