@@ -102,7 +102,7 @@ def postgres(folder: Path) -> Iterator[str]:
         for parent in folder.parents[: len(folder.parents) - 1]:
             if parent.stat().st_uid == 0 and not parent.stat().st_mode & 1:
                 parent.chmod(parent.stat().st_mode | 1)
-    make = [
+    make: list[str | Path] = [
         programs / "initdb",
         "-D",
         data,

@@ -135,7 +135,7 @@ def test_a_finished_study_is_there_completely(place: Place) -> None:
             assert files == {"model.safetensors", "config.yaml", "README.md"}
 
 
-def test_a_logged_model_loads_without_pickle(place: Place, tmp_path: Path) -> None:
+def test_a_logged_model_loads_without_pickle(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view = study(levels=("on",))
     write_checkpoints(place.storage, view)
     tensors = {"backbone.weight": torch.arange(6.0).reshape(2, 3), "probe.bias": torch.ones(2)}
@@ -143,10 +143,12 @@ def test_a_logged_model_loads_without_pickle(place: Place, tmp_path: Path) -> No
         path = place.storage.read_json(f"cells/{cell_view.cell_id}/result.json")["checkpoint"]["path"]
         place.storage.write(f"cells/{cell_view.cell_id}/{path}/model.safetensors", save(tensors))
     place.project(view)
-    (found,) = place.cell(view.arms[0].cells[0]).outputs.model_outputs
-    folder = download_artifacts(
-        f"models:/{found.model_id}", dst_path=str(tmp_path / "model"), tracking_uri=place.uri, registry_uri=place.uri
-    )
+    outputs = place.cell(view.arms[0].cells[0]).outputs
+    assert outputs is not None
+    (found,) = outputs.model_outputs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
+    (tmp_path / "model").mkdir()
+    folder = download_artifacts(f"models:/{found.model_id}", dst_path=str(tmp_path / "model"))
     assert {file.name for file in Path(folder).iterdir()} == {"model.safetensors", "config.yaml", "README.md"}
     loaded = load_file(Path(folder, "model.safetensors"))
     assert loaded.keys() == tensors.keys()

@@ -33,7 +33,7 @@ def test_the_page_is_served_until_the_end_and_not_longer(tmp_path: Path) -> None
     port = free_port()
     page = lab.start("ui", "filter", "--port", str(port), "--no-browser")
     assert page.stdout is not None
-    said = []
+    said: list[str] = []
     while not said or "Ctrl-C" not in said[-1]:
         said.append(page.stdout.readline())
         assert said[-1], page.communicate()

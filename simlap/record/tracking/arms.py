@@ -24,7 +24,7 @@ def arm_numbers(study: StudyView, arm: ArmView, summary: Mapping[str, Any], comm
     `common_mean` is the metric of decisions at the epoch `common` that all arms have: MLflow's parallel coordinates draw only
     what every run has, and of that the first.
     """
-    numbers = {}
+    numbers: dict[str, Any] = {}
     if common is not None:
         values = [value for cell in arm.cells if (value := cell.metric_at(study.metric, common)) is not None]
         if len(values) == len(arm.cells):

@@ -55,7 +55,8 @@ def experiments(uri: str) -> dict[str, str]:
     """
     path = sqlite_path(uri)
     if path is None:
-        found, token = {}, ""
+        found: dict[str, str] = {}
+        token = ""
         while True:
             page = _ask(uri, "experiments/search", max_results="1000", **({"page_token": token} if token else {}))
             found |= {one["name"]: str(one["experiment_id"]) for one in page.get("experiments", [])}
