@@ -30,7 +30,9 @@ def complain(text: str) -> None:
 
 
 def this_command() -> str:
-    words = sys.argv[1:]
+    from simlap.record.tracking.uri import hide_credentials
+
+    words = [hide_credentials(word) for word in sys.argv[1:]]
     return shlex.join(["simlap", *words, *(["--resume"] if words[:1] == ["run"] and "--resume" not in words else [])])
 
 
@@ -69,6 +71,17 @@ def print_gates_page(artefact: Mapping[str, Any], folder: Storage, title: str, r
 
     page, *_ = write_gates_page(artefact, folder, title, training={title: rows} if rows else None)
     out.print(f"gates          {folder.describe(page)}", soft_wrap=True, markup=False)
+
+
+def warn_if_away(uri: str) -> None:
+    """Say that the tracking server does not answer: that keeps nothing from running. Raises UserError where it refuses us."""
+    from simlap.record.tracking.server import check_server
+
+    if away := check_server(uri):
+        complain(
+            f"[yellow]MLflow is away:[/] {escape(away)}; nothing waits for it: the records are sent once it is back, "
+            "or with `simlap sync`"
+        )
 
 
 def print_shipped(shipped: ShipReport | None, uri: str, *, study: bool = False) -> None:

@@ -27,6 +27,7 @@ from simlap.cli.output import (
     print_shipped,
     quiet_stderr,
     this_command,
+    warn_if_away,
 )
 from simlap.errors import UserError
 
@@ -53,6 +54,7 @@ def run(
 
     uri = resolve_tracking_uri(tracking_uri)
     loaded = load_experiment(experiment, [*(overrides or []), *(set_ or [])])
+    warn_if_away(uri)
     stages = prepare(loaded, Storage(storage), file=str(experiment), address=address)
     if not resume:
         for stage in stages:

@@ -20,7 +20,7 @@ from simlap.cli.app import (
     TrackingOption,
     app,
 )
-from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command
+from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command, warn_if_away
 from simlap.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def ablate(
 
     uri = resolve_tracking_uri(tracking_uri)
     loaded = load_study(study, tuple(set_ or []))
+    warn_if_away(uri)
     if detach:
         from simlap.cli.detach import detach as run_detached
 
@@ -229,6 +230,7 @@ def sync(
     from simlap.storage import Storage
 
     store, uri = Storage(storage), resolve_tracking_uri(tracking_uri)
+    warn_if_away(uri)
     with quiet_stderr():
         if store.exists(f"cells/{name}/config.yaml"):
             shipped = record(reopen(store, name), uri)

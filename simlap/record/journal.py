@@ -82,8 +82,9 @@ class Journal:
     def start(self, epoch: int, step: int, provenance: dict[str, Any]) -> None:
         self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance})
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        self.write({"type": "metrics", "epoch": epoch, "metrics": metrics})
+    def epoch(self, epoch: int, metrics: dict[str, float], system: dict[str, float] | None = None) -> None:
+        """`system`: how busy the machine was; beside the metrics, since it is no part of the result."""
+        self.write({"type": "metrics", "epoch": epoch, "metrics": metrics, **({"system": system} if system else {})})
 
     def end(self, state: CellState, epoch: int, *, reason: str | None = None, error: str | None = None) -> None:
         """The attempt is over: done, stopped (by a scheduler), interrupted (by the user) or failed. Nothing follows it."""
@@ -170,7 +171,7 @@ class Progress:
             return self.rows
         last = self.rows[-1]
         added = {name: value for name, value in final.items() if name not in last.metrics and "test/" not in name}
-        return [*self.rows[:-1], EpochRow(last.epoch, last.time_ms, {**last.metrics, **added})]
+        return [*self.rows[:-1], EpochRow(last.epoch, last.time_ms, {**last.metrics, **added}, last.system)]
 
 
 def read_progress(cell: Storage, rows: list[dict[str, Any]]) -> Progress:
@@ -190,7 +191,7 @@ def read_progress(cell: Storage, rows: list[dict[str, Any]]) -> Progress:
                 state, reason, error, ended = "running", None, None, None
             case "metrics":
                 reached = row["epoch"]
-                epochs[reached] = EpochRow(reached, row["t"], row["metrics"])
+                epochs[reached] = EpochRow(reached, row["t"], row["metrics"], row.get("system", {}))
             case "end":
                 state, reason, error, ended = row["state"], row.get("reason"), row.get("error"), row["t"]
     ordered = [epochs[epoch] for epoch in sorted(epochs) if epoch <= reached]

@@ -14,6 +14,7 @@ from typing import Any
 from simlap.config import Experiment
 from simlap.config.schema.plugins import origin_of, plugins_in
 from simlap.record.code import code_hash, code_of
+from simlap.record.tracking.uri import hide_credentials
 
 PACKAGES = ("simlap", "torch", "torchvision", "timm", "ray", "mlflow", "numpy", "pyarrow")
 
@@ -29,7 +30,7 @@ def collect() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "cpus": os.cpu_count(),
-        "command": " ".join(["simlap", *sys.argv[1:]]),
+        "command": hide_credentials(" ".join(["simlap", *sys.argv[1:]])),
     }
 
 

@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from simlap.record.mlflow import Projected, StudyProjector
-from simlap.record.tracking.uri import uri_hash, without_credentials
+from simlap.record.tracking.uri import hide_credentials, uri_hash, without_credentials
 from simlap.storage import Storage
 
 POLL_S = 3.0
@@ -67,19 +68,41 @@ class Shipper:
         self.storage, self.study, self.tracking_uri = storage, study, tracking_uri
         self.report = ShipReport()
         self._projector = StudyProjector(storage, tracking_uri, study)
+        self._away: tuple[str, float] | None = None
+        """Since when nothing could be sent, and why."""
 
     def attempt(self) -> bool:
         """Send what is new. False when something failed."""
         try:
             done = self._projector.project()
         except Exception as error:  # noqa: BLE001 - whatever a server or its client does, shipping goes on
-            _log.exception("could not write to %s", without_credentials(self.tracking_uri))
-            self.report.errors = [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
+            self._failed(error)
             return False
+        self._back()
         self.report.add(done)
         for message in done.errors:
             _log.error("%s", message)
         return not done.errors
+
+    def _failed(self, error: Exception) -> None:
+        """In full the first time, in a line where it fails otherwise than before; a server that stays away is not news."""
+        first = str(error).splitlines()[0] if str(error) else ""
+        self.report.errors = [hide_credentials(f"{type(error).__name__}: {first}")]
+        kind = type(error).__name__
+        if self._away is None:
+            self._away = kind, time.monotonic()
+            _log.exception(
+                "could not write to %s; tried again until it is back", without_credentials(self.tracking_uri)
+            )
+        elif kind != self._away[0]:
+            self._away = kind, self._away[1]
+            _log.error("still could not write to %s: %s", without_credentials(self.tracking_uri), self.report.errors[0])
+
+    def _back(self) -> None:
+        if self._away is not None:
+            away_s = time.monotonic() - self._away[1]
+            _log.warning("%s is back after %.0f s", without_credentials(self.tracking_uri), away_s)
+            self._away = None
 
     def follow(
         self, stop: threading.Event, poll_s: float = POLL_S, orphaned: Callable[[], bool] = lambda: False
@@ -111,11 +134,12 @@ class BackgroundShipper:
     def __init__(self, storage: Storage, study: str, tracking_uri: str) -> None:
         self.log = log_path(storage, study, tracking_uri)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = ["--storage", storage.uri, "--study", study, "--tracking-uri", tracking_uri, "--follow"]
+        arguments = ["--storage", storage.uri, "--study", study, "--follow"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "simlap.record.ship", *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri},  # not an argument: it may hold a password
                 start_new_session=True,  # Ctrl-C is for the driver, which then ends this process in order
             )  # fmt: skip
         self.report: ShipReport | None = None
@@ -161,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simlap.record.ship", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--storage", required=True, help="folder or URI that holds studies/ and cells/")
     parser.add_argument("--study", required=True, help="name of the study")
-    parser.add_argument("--tracking-uri", required=True, help="resolved MLflow tracking URI")
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    text = "resolved MLflow tracking URI (default: MLFLOW_TRACKING_URI)"
+    parser.add_argument("--tracking-uri", required=not given, default=given, help=text)
     parser.add_argument("--follow", action="store_true", help="keep sending until standard input closes")
     parser.add_argument("--poll", type=float, default=POLL_S, help="seconds between two looks at the journal")
     options = parser.parse_args(argv)
@@ -185,6 +211,13 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if report.errors else 0
 
 
+class _WithoutCredentials(logging.Formatter):
+    """Messages and tracebacks of others may quote an address with its password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_credentials(super().format(record))
+
+
 def _silence(log: Path) -> BinaryIO:
     """Send all output (MLflow's, Alembic's, of C libraries) to the log. Returns the real standard output."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -194,7 +227,7 @@ def _silence(log: Path) -> BinaryIO:
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
     handler = logging.FileHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_WithoutCredentials("%(asctime)s %(levelname)s %(message)s"))
     _log.addHandler(handler)
     _log.propagate = False
     return answers

@@ -49,6 +49,8 @@ class EpochRow:
     epoch: int
     time_ms: int
     metrics: dict[str, float]
+    system: dict[str, float] = field(default_factory=dict)
+    """How busy the machine was (`system/*`): no part of the result. Nothing but MLflow reads it."""
 
 
 @dataclass(frozen=True)

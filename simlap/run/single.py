@@ -12,6 +12,7 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt, re
 from simlap.record.mlflow import project_run
 from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
+from simlap.record.tracking.uri import hide_credentials
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
 from simlap.run.task import STOP_REQUEST, CellTask
@@ -141,5 +142,5 @@ def record(run: PreparedRun, tracking_uri: str) -> ShipReport:
     try:
         report.add(project_run(view, run.experiment.name, run.storage, tracking_uri))
     except Exception as error:  # noqa: BLE001 - whatever a server or its client can do must not fail a finished run
-        report.errors = [f"{type(error).__name__}: {error}"]
+        report.errors = [hide_credentials(f"{type(error).__name__}: {error}")]
     return report

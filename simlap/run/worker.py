@@ -27,6 +27,7 @@ from simlap.record.journal import Journal, add_protocols, cell_storage, next_att
 from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.run.priority import normal_priority
+from simlap.run.system import SystemMeter
 from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
@@ -52,8 +53,8 @@ def check_newest(journal: Journal) -> None:
 class _CellReporter:
     """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
-    def __init__(self, journal: Journal | None, provenance: dict[str, Any]) -> None:
-        self.journal, self.provenance = journal, provenance
+    def __init__(self, journal: Journal | None, provenance: dict[str, Any], meter: SystemMeter) -> None:
+        self.journal, self.provenance, self.meter = journal, provenance, meter
         self.evaluations: dict[str, dict[str, float]] = {}
 
     def start(self, epoch: int, step: int) -> None:
@@ -63,7 +64,7 @@ class _CellReporter:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.journal:
             check_newest(self.journal)
-            self.journal.epoch(epoch, metrics)
+            self.journal.epoch(epoch, metrics, self.meter.read())
 
     def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None:
         self.evaluations[evaluation_id] = metrics
@@ -117,7 +118,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
         if result is None:  # what only evaluates a finished run does not change where its weights came from
             cell.write("config.yaml", yaml.dump(task.experiment).encode())
             cell.write_json("provenance.json", provenance)
-    reporter = _CellReporter(journal, provenance)
+    reporter = _CellReporter(journal, provenance, SystemMeter(world.device))
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))

@@ -12,6 +12,7 @@ from simlap.record import kept
 from simlap.record.code import code_of
 from simlap.record.journal import now_ms
 from simlap.record.provenance import collect
+from simlap.record.tracking.uri import hide_credentials
 from simlap.storage import Storage
 from simlap.study.searches import saved_searches
 from simlap.study.spec import DeclaredEpoch, Study
@@ -85,7 +86,7 @@ def _json(plan: Plan) -> dict[str, Any]:
         "sampled": {name: factor.sample.scale for name, factor in spec.factors.items() if factor.sample is not None},
         "declared_late": _late(plan),
         "validation": plan.study.base.data.validation != "none",
-        "command": shlex.join(["simlap", *sys.argv[1:]]),
+        "command": hide_credentials(shlex.join(["simlap", *sys.argv[1:]])),
         "provenance": {**collect(), "data_fingerprint": _fingerprint(plan)},
         "text": plan.study.text,
         "stages": [

@@ -14,6 +14,7 @@ from simlap.config import yaml
 from simlap.record.journal import cell_storage, read_rows, read_study
 from simlap.record.view import CellView, StudyView
 from simlap.storage import Storage
+from tests.integration.blank import blank_store
 from tests.tiny import TREE
 
 STUDY = """
@@ -33,6 +34,8 @@ class Lab:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "base.yaml").write_text(yaml.dump({**TREE, **base}))
+        if not (folder / "mlflow.db").exists():
+            (folder / "mlflow.db").write_bytes(blank_store())
         self.write(study)
 
     def write(self, study: str) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
+from safetensors.torch import load_file, save
 
 from simlap.record.mlflow import (
     Projected,
@@ -21,15 +24,13 @@ from simlap.record.mlflow import (
 )
 from simlap.record.view import CellView, StudyView
 from simlap.storage import Storage
+from tests.integration.blank import blank_store
 from tests.integration.mlflow_studies import START, cell, study, write_checkpoints, write_report
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A store with its tables and nothing else: making them takes longer than most of these tests."""
-    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
+@pytest.fixture
+def blank() -> bytes:
+    return blank_store()
 
 
 class Place:
@@ -132,6 +133,26 @@ def test_a_finished_study_is_there_completely(place: Place) -> None:
             assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id)
             files = {item.path for item in place.client.list_logged_model_artifacts(model.model_id)}
             assert files == {"model.safetensors", "config.yaml", "README.md"}
+
+
+def test_a_logged_model_loads_without_pickle(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = study(levels=("on",))
+    write_checkpoints(place.storage, view)
+    tensors = {"backbone.weight": torch.arange(6.0).reshape(2, 3), "probe.bias": torch.ones(2)}
+    for cell_view in (one for arm in view.arms for one in arm.cells):
+        path = place.storage.read_json(f"cells/{cell_view.cell_id}/result.json")["checkpoint"]["path"]
+        place.storage.write(f"cells/{cell_view.cell_id}/{path}/model.safetensors", save(tensors))
+    place.project(view)
+    outputs = place.cell(view.arms[0].cells[0]).outputs
+    assert outputs is not None
+    (found,) = outputs.model_outputs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
+    (tmp_path / "model").mkdir()
+    folder = download_artifacts(f"models:/{found.model_id}", dst_path=str(tmp_path / "model"))
+    assert {file.name for file in Path(folder).iterdir()} == {"model.safetensors", "config.yaml", "README.md"}
+    loaded = load_file(Path(folder, "model.safetensors"))
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_repeating_changes_nothing_and_is_not_needed(place: Place) -> None:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +17,9 @@ from simlap.record.mlflow import needs_projection
 from simlap.record.ship import BackgroundShipper, ship_once
 from simlap.record.view import StudyView
 from simlap.storage import Storage
+from tests.integration.blank import blank_store
 from tests.integration.mlflow_studies import study, train, write_checkpoints, write_plan
+from tests.integration.servers import Server
 
 
 def held(client: MlflowClient, view: StudyView) -> dict[str, list[tuple[int, int, float]]]:
@@ -108,53 +104,19 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """`mlflow server` on a loopback port, up when the body starts."""
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    options = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    log = (folder / "server.log").open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *address, *options],
-        stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True,
-    )  # fmt: skip
-    try:
-        wait_for("the server", lambda: _answers(port), timeout_s=150)
-        yield
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 @pytest.mark.slow
 def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
     """Away at first, and away again in the middle: in the end it holds exactly what the journal holds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    storage, view, uri = Storage(tmp_path / "runs"), study(levels=("on",), epochs=4), f"http://127.0.0.1:{port}"
+    (tmp_path / "server.db").write_bytes(blank_store())
+    server = Server(tmp_path, f"sqlite:///{tmp_path}/server.db")
+    storage, view, uri = Storage(tmp_path / "runs"), study(levels=("on",), epochs=4), server.url
     write_plan(storage, view)
     journals: dict[str, Journal] = {}
     log = tmp_path / "runs/studies/filter/mlflow"
     shipper = BackgroundShipper(storage, view.name, uri)
     train(storage, view, 1, journals)
     wait_for("a logged failure", lambda: any(b"could not write" in file.read_bytes() for file in log.glob("*.log")))
-    with server(tmp_path, port):
+    with server:
         train(storage, view, 2, journals)
         wait_for("the records", lambda: list(log.glob("*.json")))
     train(storage, view, 3, journals)
@@ -165,7 +127,7 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
     assert report.errors
     assert time.monotonic() - started < 60
     assert needs_projection(read_study(storage, view.name), storage, uri)
-    with server(tmp_path, port):
+    with server:
         report = ship_once(storage, view.name, uri)
         assert report.errors == []
         client = MlflowClient(uri)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simlap.config import yaml
+from simlap.record.tracking.arms import arm_numbers, common_epoch
 from simlap.record.tracking.names import MAX_PARAM, MAX_TAG, Point, clip, finite, flatten, safe_name
 from simlap.record.tracking.notes import arm_note, cell_note, failure_note, study_note
 from simlap.record.tracking.records import Artifact, DatasetPlan, OfConfig, RunPlan, Status
@@ -77,9 +78,10 @@ def plan_study(study: StudyView, report: Mapping[str, bytes], describe: Callable
                 if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
                     plans.append(_plan_trial(study, search, trial, cell, describe))
                     seen.add(cell.cell_id)
+    common = common_epoch(cells) if status != "RUNNING" else None
     for index, arm in enumerate(study.arms):
         colour = COLOURS[index % len(COLOURS)]
-        plans.append(_plan_arm(study, arm, summary.get("arms", {}).get(arm.name, {}), colour))
+        plans.append(_plan_arm(study, arm, arm_numbers(study, arm, summary, common), colour))
         for cell in arm.cells:
             if cell.cell_id not in seen and (cell.state != "new" or cell.rows):
                 plans.append(_plan_study_cell(study, arm, cell, colour, describe))
@@ -116,7 +118,7 @@ def _cell_counts(cells: list[CellView]) -> dict[str, float]:
     return {"cells/planned": float(len(cells)), **ended}
 
 
-def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour: str) -> RunPlan:
+def _plan_arm(study: StudyView, arm: ArmView, numbers: dict[str, float], colour: str) -> RunPlan:
     starts, ends = _times(arm.cells)
     status = _overall(arm.cells)
     tags = {
@@ -132,12 +134,10 @@ def _plan_arm(study: StudyView, arm: ArmView, summary: Mapping[str, Any], colour
         **_source(study.command, study.provenance),
         **_decided(study, arm),
     }
-    # the page shows every digit; all of them are in the artefact report/summary.json
-    numbers = {key: float(f"{value:.5g}") for key, value in summary.items() if isinstance(value, int | float)}
     return RunPlan(
         key=f"arm:{arm.name}", name=arm.name, status=status, own_tags=_clip(tags), own_params=_factors(arm), parent="study",
         start_ms=min(starts, default=None), end_ms=max(ends, default=None) if status != "RUNNING" else None,
-        single=finite(numbers),
+        single=numbers,
     )  # fmt: skip
 
 

@@ -104,5 +104,5 @@ class RunPlan:
         """Metrics of the epochs after one, with their original times: sent twice, MLflow still holds them once."""
         for row in self.rows:
             if row.epoch > after_epoch:
-                for key, value in finite(row.metrics).items():
+                for key, value in finite(row.metrics | row.system).items():
                     yield Point(key, value, row.time_ms, row.epoch)

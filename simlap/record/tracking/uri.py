@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import sqlite3
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from simlap.errors import UserError
-from simlap.record.tracking.views import CURVES
+from simlap.record.tracking.views import ARMS, CURVES, TREE
+
+_CREDENTIALS = re.compile(r"://[^/\s'\"?#]*@")
 
 
 def resolve_tracking_uri(uri: str | None = None) -> str:
@@ -23,7 +26,7 @@ def resolve_tracking_uri(uri: str | None = None) -> str:
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith(("http://", "https://")):
-        return uri.rstrip("/")
+        return _keep_credentials(uri).rstrip("/")
     if uri.startswith("sqlite:"):
         path, query = _sqlite_parts(uri)
         if not path or path == ":memory:":
@@ -36,6 +39,21 @@ def resolve_tracking_uri(uri: str | None = None) -> str:
             f"use a database such as sqlite:///{name.rstrip('/')}/mlflow.db, or the URL of a server"
         )
     return uri
+
+
+def _keep_credentials(uri: str) -> str:
+    """A server's address without user and password: those go where MLflow's clients look for them, in this process and those
+    that it starts. An address is shown and stored; they must not be."""
+    parts = urlsplit(uri)
+    if parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return without_credentials(uri)
+
+
+def hide_credentials(text: str) -> str:
+    """A text without the `user:password@` of the addresses in it: a command line, an error message."""
+    return _CREDENTIALS.sub("://", text)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -94,6 +112,16 @@ def study_link(tracking_uri: str, experiment_id: str) -> str:
     """Text for the console that leads to a study's learning curves, with the view that the study saved."""
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={CURVES}"
     return _link(tracking_uri, f"{page}&compareRunsMode=CHART")
+
+
+def study_pages(server: str, experiment_id: str) -> dict[str, str]:
+    """Addresses of a study's pages on a server, by what they show."""
+    page = f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    return {
+        "arms": f"{page}&viewStateShareKey={ARMS}",
+        "curves": f"{page}&viewStateShareKey={CURVES}&compareRunsMode=CHART",
+        "all runs": f"{page}&viewStateShareKey={TREE}",
+    }
 
 
 def _link(tracking_uri: str, page: str) -> str:

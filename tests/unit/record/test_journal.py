@@ -135,3 +135,13 @@ def test_an_unknown_study_names_the_known_ones(storage: Storage) -> None:
     storage.write("studies/filter/plan.json", b"{}")
     with pytest.raises(ConfigError, match=r"did you mean 'filter'.*Valid: filter"):
         read_study(storage, "filtre")
+
+
+def test_how_busy_the_machine_was_is_beside_the_metrics(storage: Storage) -> None:
+    """Whatever compares or reports numbers never sees it."""
+    writer = Writer(storage, 1)
+    writer.journal.epoch(1, {"m": 1.0}, {"system/cpu_utilization_percentage": 50.0})
+    writer.journal.epoch(2, {"m": 2.0})
+    first, second = read_cell(storage, "c").rows
+    assert (first.metrics, first.system) == ({"m": 1.0}, {"system/cpu_utilization_percentage": 50.0})
+    assert (second.metrics, second.system) == ({"m": 2.0}, {})

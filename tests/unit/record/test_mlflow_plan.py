@@ -182,7 +182,7 @@ def test_an_arm_shows_its_summary_and_the_study_its_table() -> None:
     arm = view.arms[0].name
     summary = {"arms": {arm: {"mean": 0.9, "ci_low": 0.8, "note": "text"}}, "markdown": "| arm |\n|---|"}
     plans = plans_of(view, {"summary.json": json.dumps(summary).encode(), "report.html": b"<html>"})
-    assert plans[f"arm:{arm}"].single == {"mean": 0.9, "ci_low": 0.8}
+    assert plans[f"arm:{arm}"].single == {"mean": 0.9, "ci_low": 0.8, "common_mean": 1.5}
     assert plans["study"].tags["mlflow.note.content"].startswith("| arm &emsp;|\n|---|")
     assert [a.path for a in plans["study"].artifacts] == ["report/report.html", "report/summary.json", "study.yaml"]
 
@@ -245,3 +245,54 @@ def test_reading_the_journal_and_judging_a_projection_do_not_import_mlflow() -> 
         "assert 'mlflow' not in sys.modules, 'mlflow was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_arm_has_a_common_mean_once_all_have_ended() -> None:
+    """MLflow's parallel coordinates show only what all runs have: an arm that was stopped has no final mean."""
+    view = study(epochs=4, states={3: {"state": "stopped", "epochs": 2}})
+    arms = [plan for plan in plan_study(view, {}) if plan.key.startswith("arm:")]
+    assert [plan.single["common_mean"] for plan in arms] == [
+        pytest.approx(arm.cells[0].metric_at("val/probe_top1", 2), rel=1e-4) for arm in view.arms
+    ]
+    growing = study(epochs=4, states={3: {"state": "running", "epochs": 2}})
+    assert not any("common_mean" in plan.single for plan in plan_study(growing, {}))
+
+
+def test_an_early_difference_is_not_told_as_a_final_one() -> None:
+    view = study()
+    first, second = (arm.name for arm in view.arms[:2])
+    numbers = {
+        "difference": -0.25,
+        "difference_ci_low": -0.5,
+        "difference_ci_high": 1e-17,
+        "p_value": 0.1,
+        "p_adjusted": 0.2,
+    }
+    summary = {
+        "arms": {first: {"n": 3, "mean": 0.5, **numbers}, second: {"n": 0}},
+        "comparisons": {
+            first: {"final": True, "epoch": 3, **numbers},
+            second: {"final": False, "metric": "val/probe_top1", "epoch": 2, **numbers},
+        },
+    }
+    plans = {plan.name: plan.single for plan in plan_study(view, {"summary.json": json.dumps(summary).encode()})}
+    assert plans[first]["difference"] == plans[second]["early_difference"] == -0.25
+    assert plans[first]["difference_ci_high"] == 0.0, "rounding is not shown as a number"
+    assert plans[second]["early_epoch"] == 2
+    assert "difference" not in plans[second]
+    assert not any(name.startswith("early") for name in plans[first])
+
+
+def test_system_metrics_are_points_of_their_epoch() -> None:
+    one = cell(0, 0, {"filter": "on"})
+    busy = replace(one.rows[1], system={"system/cpu_utilization_percentage": 40.0})
+    plan = only_cell(replace(one, rows=[one.rows[0], busy, one.rows[2]]))
+    found = [point for point in plan.points() if point.key.startswith("system/")]
+    assert found == [("system/cpu_utilization_percentage", 40.0, one.rows[1].time_ms, 2)]
+
+
+def test_there_is_a_view_for_every_factor() -> None:
+    tags = plan_study(study(), {})[0].experiment_tags
+    views = {key: json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")}
+    by = [json.loads(view["state"])["groupBy"] for view in views.values() if view["name"].startswith("Curves: by ")]
+    assert [key["groupByData"] for group in by for key in group["groupByKeys"]] == ["factor.filter", "factor.pairs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from simlap.errors import UserError
 from simlap.record.tracking.cursor import Cursor, Entry, study_cursor
 from simlap.record.tracking.uri import (
     artifact_location,
+    hide_credentials,
     holds_runs,
     resolve_tracking_uri,
     run_link,
@@ -74,3 +76,27 @@ def test_a_missing_or_foreign_store_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "other.db").write_text("this is no database, but long enough to be looked at as if it were one")
     assert not holds_runs(f"sqlite:///{tmp_path}/other.db", ["a"])
     assert holds_runs("http://host", ["a"])
+
+
+def test_a_password_in_a_servers_address_goes_where_the_client_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "before")
+    assert resolve_tracking_uri("https://me:a%40b@host/mlflow/") == "https://host/mlflow"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "a@b")
+    assert resolve_tracking_uri("https://host") == "https://host"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        (
+            "simlap ablate x.yaml --tracking-uri http://me:pw@host:1/a",
+            "simlap ablate x.yaml --tracking-uri http://host:1/a",
+        ),
+        ("--storage=s3://key:secret@bucket/x 'postgresql://a:b@c/d'", "--storage=s3://bucket/x 'postgresql://c/d'"),
+        ("me@host http://host/@x sqlite:////a/b@c.db", "me@host http://host/@x sqlite:////a/b@c.db"),
+    ],
+)
+def test_what_is_shown_has_no_credentials(text: str, hidden: str) -> None:
+    assert hide_credentials(text) == hidden
