@@ -120,11 +120,8 @@ class GateStudio:
     def _pictures(self, pairs: Sequence[str], artefact: dict[str, Any]) -> dict[str, Any]:
         key = [PICTURES_VERSION, self.subject.checkpoint.sha256, list(pairs)]
         path = f"gates/pictures-{canonical_hash(key)}.json"
-        try:
+        if self.folder.exists(path):
             kept: dict[str, Any] = self.folder.read_json(path)
-        except FileNotFoundError:
-            pass
-        else:
             return kept
         evaluator = self._evaluator
         part, splits = evaluator.selection, evaluator.splits
