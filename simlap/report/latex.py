@@ -54,7 +54,7 @@ def arms_table(study: StudyView, rows: Sequence[ArmRow]) -> str:
     body = [[*(levels[row.arm].get(name, "") for name in factors), *cells_of(row)[1:]] for row in rows]
     same: list[str] = []
     for name in ("Seeds", *_TEXTS):
-        if name in head:
+        if name in head[len(factors) :]:  # a factor may have the same name
             column = head.index(name, len(factors))
             found = {cells[column] for cells in body if cells[column]}
             if len(found) <= 1:

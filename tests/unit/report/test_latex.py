@@ -50,6 +50,15 @@ def test_a_column_that_says_the_same_everywhere_stands_in_the_caption() -> None:
     assert "Seeds: 5/5. Status: done. Compared at: test." in caption
 
 
+def test_a_factor_may_be_named_like_a_column() -> None:
+    view = raced()  # its table has a verdict, and no status
+    arms = [replace(arm, levels={"Status": arm.levels["filter"], "pairs": arm.levels["pairs"]}) for arm in view.arms]
+    named = replace(
+        view, arms=arms, factors={"Status": view.factors["filter"], "pairs": view.factors["pairs"]}, claims=[]
+    )
+    assert "Status & pairs & " in render(named, "latex")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
