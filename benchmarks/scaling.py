@@ -1,6 +1,6 @@
-"""What data parallelism costs: workers of one run against as many independent runs side by side, and Ray Train against torchrun.
+"""What data parallelism costs: workers of one run against as many independent runs side by side.
 
-    python benchmarks/scaling.py [--workers 2] [--rounds 3] [--device cpu] [--ray]
+    python benchmarks/scaling.py [--workers 2] [--rounds 3] [--device cpu]
 
 Scaling: the authors' recipe (experiments/cifar10_resnet18.yaml; float32 on a CPU) and the small one on CIFAR-10, their batches
 and steps, one thread (or GPU) each. The small one is the hard case: 47 exchanges in a step of a tenth of a second. The run
@@ -13,23 +13,15 @@ number of rows instead, which is shown too, it makes as many steps as the worker
 On a virtual machine the hypervisor takes cores away (steal time); whoever loses one for a moment keeps all workers of a run
 waiting, while own runs lose but that moment. So a round counts only where less than 2 % were taken; if too few are so quiet in
 twice as many, the quietest count, and their steal is shown.
-
-With --ray (12 minutes) instead: the small recipe by `simlap run` (Ray Train) and by torchrun, in turns. Timed is what a run
-takes from the end of its first epoch to the end of its last, checkpoints and reports included: start-up is left out. The ratio is
-the geometric mean over pairs of runs, with its 95 % interval (Student's t of the logarithms). Pairs count as rounds do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -45,9 +37,7 @@ from rich.table import Table
 
 from simlap.config import Experiment, load_experiment
 from simlap.data.splits import load_splits
-from simlap.record.journal import read_rows
 from simlap.record.provenance import collect
-from simlap.storage import Storage
 from simlap.train.step import TrainState, build, train_epoch
 from simlap.train.world import World
 
@@ -64,8 +54,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--ray", action="store_true", help="Ray Train against torchrun instead (12 minutes)")
-    parser.add_argument("--runs", type=int, default=10, help="pairs of runs with --ray")
     options = parser.parse_args()
     there = torch.cuda.device_count() if options.device == "cuda" else len(os.sched_getaffinity(0))
     if options.workers > there:
@@ -75,11 +63,8 @@ def main() -> None:
         return
     results = Path(__file__).parent / "results" / f"scaling-{options.device}.json"
     found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
-    if options.ray:
-        found["ray"] = ray_against_torchrun(options.workers, options.runs, options.device)
-    else:
-        for file in (AUTHORS, RECIPE):
-            found[file.stem] = scaling(file, options.workers, options.rounds, options.device)
+    for file in (AUTHORS, RECIPE):
+        found[file.stem] = scaling(file, options.workers, options.rounds, options.device)
     results.parent.mkdir(exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -106,14 +91,14 @@ def scaling(file: Path, workers: int, rounds: int, device: str) -> dict[str, Any
             for name in (TOGETHER, SAME_BATCH, SAME_ROWS)
         }
         for number in range(2 * rounds + 1):
-            began, busy = time.perf_counter(), _steal_s()
+            began, busy = time.perf_counter(), steal_s()
             for name, team in teams.items():
                 rate, cpu_s = team.epoch()
                 if number:  # the first one warms up
                     rates.setdefault(name, []).append(rate)
                     cpu.setdefault(name, []).append(cpu_s)
             if number:
-                stolen.append((_steal_s() - busy) / (time.perf_counter() - began) / len(os.sched_getaffinity(0)))
+                stolen.append((steal_s() - busy) / (time.perf_counter() - began) / len(os.sched_getaffinity(0)))
             if sum(share < QUIET for share in stolen) == rounds:
                 break
     counted = sorted(range(len(stolen)), key=stolen.__getitem__)[:rounds]
@@ -208,89 +193,9 @@ def _epoch(state: TrainState) -> tuple[float, float, int]:
     return images / seconds, cpu_s, images
 
 
-def _steal_s() -> float:
+def steal_s() -> float:
     """Seconds that the hypervisor has kept this machine's cores from running, all of them together."""
     return float(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
-
-
-# --- Ray Train against torchrun --------------------------------------------------------------------------------------
-
-_OVERRIDES = ("data.fraction=0.1", "train.epochs=4", "evaluate=[{kind: probe}]")
-
-
-def ray_against_torchrun(workers: int, runs: int, device: str) -> dict[str, Any]:
-    """Seconds between the end of the first epoch and that of the last, in turns, and their ratio; printed and returned."""
-    settings = [*_OVERRIDES, f"data.train={DATA / 'train.parquet'}", f"data.test={DATA / 'test.parquet'}"]
-    settings += [f"resources.workers={workers}", f"resources.gpus_per_worker={1 if device == 'cuda' else 0}"]
-    every: list[tuple[float, dict[str, float]]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(2 * runs):
-            order = [("torchrun", _torchrun), ("Ray Train", _ray)]
-            took, stolen = {}, []
-            for name, run in order if number % 2 == 0 else reversed(order):
-                began, busy = time.perf_counter(), _steal_s()
-                took[name] = run(settings, Path(folder, f"{name} {number}"), workers)
-                stolen.append((_steal_s() - busy) / (time.perf_counter() - began) / len(os.sched_getaffinity(0)))
-            every.append((max(stolen), took))
-            if sum(share < QUIET for share, _ in every) == runs:
-                break
-    counted = sorted(every, key=lambda pair: pair[0])[:runs]
-    seconds = {name: [took[name] for _, took in counted] for name in ("torchrun", "Ray Train")}
-    steal = [share for share, _ in counted]
-    logs = [math.log(a / b) for a, b in zip(seconds["Ray Train"], seconds["torchrun"], strict=True)]
-    mean, low, high = _interval(logs)
-    ratio = {"mean": math.exp(mean), "low": math.exp(low), "high": math.exp(high)}
-    table = Table("", "seconds", box=None)
-    for name, values in seconds.items():
-        table.add_row(name, " ".join(f"{value:.2f}" for value in values))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"Ray Train / torchrun after start-up: {ratio['mean']:.3f}, 95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}; "
-        f"{runs} pairs of {len(every)}, at most {max(steal):.1%} stolen",
-        highlight=False,
-    )
-    measured = {"seconds": seconds, "steal": steal, "pairs": len(every)}
-    return {"workers": workers, **measured, "ratio": ratio, "machine": collect()}
-
-
-def _interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval."""
-    from scipy.stats import t
-
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, -math.inf, math.inf
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
-def _torchrun(settings: list[str], folder: Path, workers: int) -> float:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
-    command += ["simlap.train", str(RECIPE), *settings, "--out", str(folder)]
-    ends = []
-    with subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if re.match(r"  epoch \d+:", line):
-                ends.append(time.perf_counter())
-    if process.returncode != 0:
-        raise RuntimeError(f"torchrun ended with {process.returncode}")
-    return ends[-1] - ends[0]
-
-
-def _ray(settings: list[str], folder: Path, workers: int) -> float:
-    command = [sys.executable, "-m", "simlap", "run", str(RECIPE), *settings, "--storage", str(folder)]
-    subprocess.run(command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, check=True)
-    storage = Storage(folder)
-    cells = [path.name for path in Path(folder, "cells").iterdir()]
-    assert len(cells) == 1
-    ends = [row["t"] / 1e3 for row in read_rows(storage.child("cells", cells[0])) if row["type"] == "metrics"]
-    return float(ends[-1] - ends[0])
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

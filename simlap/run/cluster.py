@@ -15,9 +15,11 @@ from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
 from simlap.run.priority import batch_priority
 
+_HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+
 _ENVIRONMENT = {
     # one report per health check: epochs can be short
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    _HEALTH_CHECK: "0.2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,6 +39,8 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+_OWN = "SIMLAP_OWN_RAY"
+
 _OWN_NODE = {
     # Ray gives workers a lower priority (15) than its own processes: each of these, and everything else on the machine, would
     # interrupt a step that all workers wait for
@@ -47,6 +51,9 @@ _OWN_NODE = {
     "RAY_event_stats": "0",
     # another process of a run, which asks whether a cloud is about to take the node away
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # for us, in whatever this Ray starts
+    _OWN: "1",
 }
 """Read where a node starts: for Ray on this machine."""
 
@@ -114,8 +121,18 @@ def quiet_environment() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
-def connect(address: str | None) -> list[Node]:
-    """Connect to the cluster at `address`, or start Ray here. Returns the alive nodes. Raises UserError."""
+def is_own() -> bool:
+    """Whether the Ray that this process belongs to is one that we have started, which ends with its driver."""
+    return os.environ.get(_OWN) == "1"
+
+
+def connect(address: str | None, *, reports: bool = True) -> list[Node]:
+    """Connect to the cluster at `address`, or start Ray here. Returns the alive nodes. Raises UserError.
+
+    Where no worker of Train `reports`, once a second is often enough to ask after them.
+    """
+    if not reports:
+        os.environ.setdefault(_HEALTH_CHECK, "1")
     quiet_environment()
     import ray
 
@@ -137,12 +154,21 @@ def connect(address: str | None) -> list[Node]:
                 raise UserError(f"Ray does not start on this machine: {error}") from error
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
         if address is None:
+            _end_log_monitor()
             atexit.register(end_local)
     return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _end_log_monitor() -> None:
+    """It hands on to drivers what workers print, which ours does not want, and looks for it ten times a second."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if any(part.endswith("log_monitor.py") for part in child.cmdline()):
+                child.terminate()
 
 
 def end_local() -> None:

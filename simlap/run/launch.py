@@ -14,6 +14,7 @@ import ray.train.torch
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
+from simlap.run.cluster import is_own
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
 from simlap.run.worker import run_cell, stop_requested
@@ -22,31 +23,41 @@ from simlap.train.world import World
 
 
 def train_worker(task: dict[str, Any]) -> None:
-    """Runs in every worker of the group. Reports to Train once an epoch, on all ranks alike."""
+    """Runs in every worker of the group. Where somebody listens it reports to Train once an epoch, on all ranks alike."""
     import ray.util
 
     world = World.current(ray.train.torch.get_device())
     group = ray.util.get_current_placement_group()
     placement_group = group.id.hex() if group is not None else ""
     cell = CellTask(**task["cell"])
-    # told before the first epoch: a driver that dies must not leave the group's CPUs taken
-    ray.train.report({"placement_group": placement_group})
+
+    def report(metrics: dict[str, Any]) -> None:
+        if task["reports"]:
+            ray.train.report({"placement_group": placement_group, **metrics})
+
+    report({})  # before the first epoch: a driver that dies must not leave the group's CPUs taken
     stop = stop_requested(cell, world) if task["stoppable"] else lambda: False
     with CellLog(cell_storage(Storage(cell.storage), cell.cell_id), task["attempt"], rank=world.rank):
         try:
             for progress in run_cell(cell, world, stop):
-                ray.train.report(
-                    {
-                        "cell_id": cell.cell_id,
-                        "epoch": progress.epoch,
-                        "finished": progress.finished,
-                        "placement_group": placement_group,
-                        **progress.metrics,
-                    }
-                )
+                facts = {"cell_id": cell.cell_id, "epoch": progress.epoch, "finished": progress.finished}
+                report({**facts, **progress.metrics})
         except BaseException:
             traceback.print_exc()
             raise
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without the actors that a cell has no use for: each wakes up a hundred times a second beside the training.
+
+    One hands out Ray Data's datasets. Another frees the placement group of a controller that has died, which it finds out
+    from Ray's dashboard: without one, on a Ray of our own, it never can, and that Ray ends with its driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if is_own() else set())
+        every = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version of Train here
+        return [one for one in every if type(one).__name__ not in unused]
 
 
 def trainer(
@@ -54,12 +65,15 @@ def trainer(
 ) -> ray.train.torch.TorchTrainer:
     """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused.
 
-    `stoppable`: the workers look for a stop request in the run directory.
+    Args:
+        callbacks: Train's, told of every epoch. Without any the workers report nothing: the journal has it all.
+        stoppable: The workers look for a stop request in the run directory.
     """
-    return ray.train.torch.TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={
             "cell": asdict(task),
+            "reports": bool(callbacks),
             "stoppable": stoppable,
             "attempt": next_attempt(cell_storage(Storage(task.storage), task.cell_id)),
         },

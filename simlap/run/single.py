@@ -75,7 +75,7 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
 
     Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
     """
-    check_placement(run.experiment.resources, connect(address), file=file)
+    check_placement(run.experiment.resources, connect(address, reports=False), file=file)
     # Train is slow to import
     from simlap.run.launch import trainer
 
