@@ -6,7 +6,9 @@ set -euo pipefail
 : "${SIMLAP_BIN:=$PWD/.venv/bin}" # the environment's, on a file system that all nodes see
 : "${SIMLAP_LOGS:=$PWD/slurm}"    # a folder per job is made here
 : "${SIMLAP_RESTARTS:=20}"        # a job whose time limit is too short to get on would else come back for ever
+: "${SIMLAP_GRACE_S:=80}"          # for saving, once asked; what is left of the 120 s ends Ray
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=cluster/slurm/ray.sh
 . "$HERE/ray.sh"
 
 # `launch run EXPERIMENT ...`: simlap with these words on the job's nodes. Does not return.
@@ -14,7 +16,7 @@ launch() {
     : "${SLURM_JOB_ID:?is not set: submit this file with sbatch, from the root of the checkout}"
     export SIMLAP_BIN SIMLAP_SCRATCH SIMLAP_CACHE SIMLAP_TRIES SIMLAP_START_S SIMLAP_OBJECTS_MB SIMLAP_POLL_S
     RESTART=${SLURM_RESTART_COUNT:-0}
-    FOLDER='' ASKED='' DRIVER='' VERDICT=failed
+    FOLDER='' ASKED='' VERDICT=failed
     STEPS=()
     # a step that asks for CPUs by itself would get those only, and be bound to them
     unset SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_NODE
@@ -46,13 +48,11 @@ launch() {
     conclude "$code"
 }
 
-# Slurm asks: before the time limit (USR1, `#SBATCH --signal`), or when it takes the nodes away (TERM). The driver saves and
-# stops as at Ctrl-C; a second one would make it leave at once.
+# Slurm asks: before the time limit (USR1, `#SBATCH --signal`), or when it takes the nodes away (TERM). `drive` tells the command.
 ask() { # requeue|end
     [ -z "$ASKED" ] || return 0
     ASKED=$1
     say "Slurm asks to $1: saving"
-    if [ -n "$DRIVER" ]; then kill -INT "$DRIVER" 2>/dev/null || true; fi
 }
 
 # Sleeping that a signal ends at once.
@@ -187,7 +187,7 @@ wait_up() { # NUMBER
 
 # The command, here. Its exit code; 1 where the head is lost.
 drive() {
-    local code=0 words=("$@") head_lost=''
+    local code=0 words=("$@") head_lost='' told='' driver
     if ((RESTART > 0)) && [ "$1" = run ]; then words+=(--resume); fi
     # a folder of this job's: another user's /tmp/simlap-... could not be written to
     export TMPDIR
@@ -197,21 +197,26 @@ drive() {
     say "output: $FOLDER/driver.log"
     set -m # else it would be started with SIGINT ignored, as a shell's background jobs are
     "$SIMLAP_BIN/simlap" "${words[@]}" "--address=$(<"$FOLDER/address")" >>"$FOLDER/driver.log" 2>&1 </dev/null &
-    DRIVER=$!
+    driver=$!
     set +m
-    # asked in the moment between
-    if [ -n "$ASKED" ]; then kill -INT "$DRIVER" 2>/dev/null || true; fi
-    while kill -0 "$DRIVER" 2>/dev/null; do
+    while kill -0 "$driver" 2>/dev/null; do
         if [ -z "$head_lost" ] && ! kill -0 "${STEPS[0]}" 2>/dev/null; then
             head_lost=$SECONDS
             complain "Ray's head has ended; see $FOLDER/node-0.log"
         fi
+        # as Ctrl-C, once: after a second one it would leave without saving
+        if [ -n "$ASKED" ] && [ -z "$told" ]; then
+            told=$SECONDS
+            kill -INT "$driver" 2>/dev/null || true
+        elif [ -n "$told" ] && ((SECONDS - told > SIMLAP_GRACE_S)); then
+            complain "simlap has not stopped within $SIMLAP_GRACE_S s (SIMLAP_GRACE_S): killed; its newest checkpoint holds"
+            kill -KILL -- "-$driver" 2>/dev/null || true
+        fi
         # it may find out by itself, and say so; without the head it can save nothing any more
-        if [ -n "$head_lost" ] && ((SECONDS - head_lost > 60)); then kill -KILL -- "-$DRIVER" 2>/dev/null || true; fi
+        if [ -n "$head_lost" ] && ((SECONDS - head_lost > 60)); then kill -KILL -- "-$driver" 2>/dev/null || true; fi
         pause
     done
-    wait "$DRIVER" || code=$?
-    DRIVER=''
+    wait "$driver" || code=$?
     tail -n 60 "$FOLDER/driver.log"
     return "$code"
 }
@@ -223,7 +228,7 @@ conclude() { # CODE
         VERDICT=ended
         publish "$JOB_FOLDER/SUCCEEDED" "job $SLURM_JOB_ID, start $RESTART, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "done: $JOB_FOLDER/SUCCEEDED"
-    elif [ "$ASKED" = requeue ] && [ "$code" = 130 ]; then
+    elif [ "$ASKED" = requeue ] && { [ "$code" = 130 ] || [ "$code" = 137 ]; }; then
         if ((RESTART >= SIMLAP_RESTARTS)); then
             complain "stopped before the time limit for the $((RESTART + 1))th time (SIMLAP_RESTARTS=$SIMLAP_RESTARTS): not queued again." \
                 "Is the limit too short for an epoch?"

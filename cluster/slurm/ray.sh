@@ -16,7 +16,7 @@ set -euo pipefail
 : "${SIMLAP_OBJECTS_MB:=200}" # Ray's object store on a node: little goes through it (its own default: 30 % of the whole machine)
 : "${SIMLAP_POLL_S:=1}"
 readonly SOCKET_PATH_MAX=107  # of sockaddr_un
-readonly SOCKET_NAME=67       # at most, of what Ray adds: /session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store.<n>
+readonly SOCKET_NAME=69       # at most, of what is added: /r/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store.<n>
 readonly FIRST_PORT=20000     # up to 31999: below what Linux gives to outgoing connections
 readonly BLOCKS=750           # of 16 ports, one block for a job
 
@@ -27,7 +27,7 @@ complain() { printf 'simlap: error: %s\n' "$*" >&2; }
 # The head's port. Two jobs on a node have ids that differ by less than BLOCKS; another start of the same job gets another block,
 # another try another port: what a killed head has left takes half a minute to become free. The port after it is Ray Client's.
 head_port() { # JOB RESTART TRY
-    printf '%s\n' $((FIRST_PORT + 16 * (($1 + 379 * $2) % BLOCKS) + 2 * ($3 % 8)))
+    printf '%s\n' $((FIRST_PORT + 16 * (($1 + 37 * $2) % BLOCKS) + 2 * ($3 % 8)))
 }
 
 port_is_taken() { # ADDRESS PORT
@@ -107,10 +107,13 @@ serve() { # FOLDER NODE PEER
     local folder=$1 node=$2 peer=$3 try rest scratch address interface found
     scratch=$(scratch_folder "$SLURM_JOB_ID")
     private_folder "$scratch"
-    private_folder "${SIMLAP_CACHE:=$SIMLAP_SCRATCH/simlap-cache-$UID}"
-    mkdir -p "$scratch/node-$node"
+    if [ -z "${SIMLAP_CACHE:-}" ]; then
+        SIMLAP_CACHE=$SIMLAP_SCRATCH/simlap-cache-$UID
+        private_folder "$SIMLAP_CACHE"
+    fi
     found=$(find_address "$peer")
     read -r address interface <<<"$found"
+    mkdir -p "$scratch/node-$node"
     use_token "$folder"
     # gloo and NCCL would ask the resolver for this machine's name, which Debian answers with 127.0.1.1
     if [ -n "$interface" ]; then
@@ -147,9 +150,10 @@ serve() { # FOLDER NODE PEER
 serve_once() { # FOLDER NODE TRY ADDRESS SCRATCH
     local folder=$1 node=$2 try=$3 address=$4 scratch=$5 port ray began up='' log
     log=$folder/ray-$node.$try.log
+    # below the scratch folder, which stays ours alone: Ray opens its own to everybody
     local options=(
         "--node-ip-address=$address" "--num-cpus=${SLURM_CPUS_ON_NODE:?is set by Slurm}" "--num-gpus=$(gpus_here)"
-        "--temp-dir=$scratch" "--object-store-memory=$((SIMLAP_OBJECTS_MB * 1000000))" --disable-usage-stats
+        "--temp-dir=$scratch/r" "--object-store-memory=$((SIMLAP_OBJECTS_MB * 1000000))" --disable-usage-stats
         # whichever ports are free: fixed ones are other jobs' too
         --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0
     )
@@ -211,8 +215,9 @@ end_group() { # PID
 
 # Ray's own logs are kept where the job failed; what is on the node's disk goes.
 tidy() { # FOLDER NODE SCRATCH
-    if [ "$(cat "$1/stop" 2>/dev/null)" != ended ] && [ -d "$3/session_latest/logs" ]; then
-        cp -r "$3/session_latest/logs" "$1/ray-$2" 2>/dev/null || say "node $2: Ray's logs could not all be kept"
+    if [ "$(cat "$1/stop" 2>/dev/null)" != ended ] && [ -d "$3/r/session_latest/logs" ]; then
+        cp -r "$3/r/session_latest/logs" "$1/ray-$2" 2>/dev/null || say "node $2: Ray's logs could not all be kept"
+        cp "$3"/simlap-*.log "$1/" 2>/dev/null || true # what Ray said to the driver, on the first node
     fi
     rmdir "$3/node-$2" 2>/dev/null || true
     if ! compgen -G "$3/node-*" >/dev/null; then rm -rf "$3"; fi # two nodes on one machine share it

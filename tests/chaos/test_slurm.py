@@ -22,7 +22,7 @@ from tests.tiny import TREE
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
-EPOCHS = 40
+EPOCHS = 30
 STUDY = f"""
 name: small
 base: base.yaml
@@ -35,7 +35,7 @@ resources: {{workers: 2, cpus_per_worker: 1, gpus_per_worker: 0}}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(os.getuid() != 0, reason="needs root: slurmd starts processes for others"),
     pytest.mark.skipif(bool(MISSING), reason=f"Slurm is missing ({', '.join(MISSING)}): Debian's slurm-wlm and munge"),
 ]
@@ -55,7 +55,9 @@ class Slurm:
         }
 
     def call(self, *words: str) -> str:
-        done = subprocess.run(words, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            words, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
@@ -99,18 +101,19 @@ def test_a_study_is_stopped_queued_again_and_reported(slurm: Slurm) -> None:
         assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), said()
         return any(1 < cell.epoch < EPOCHS for cell in cells(slurm.folder))
 
-    wait_for(going, 240)
+    wait_for(going, 400)
     slurm.call("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: slurm.state(job) == "PENDING" or not slurm.call("squeue", "-h", "-j", job), 120)
     stopped = cells(slurm.folder)
-    assert {cell.state for cell in stopped} <= {"interrupted", "done", "new"}, said()
-    assert any(cell.state == "interrupted" for cell in stopped), said()
+    assert {cell.state for cell in stopped} != {"done"}, said()
+    assert "interrupted; continue with" in said()
     assert not (logs / "SUCCEEDED").exists()
     assert not list(Path("/tmp").glob(f"sl-{job}"))
 
-    wait_for(lambda: slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), 400)
+    wait_for(lambda: slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), 500)
     assert slurm.state(job) == "COMPLETED", said()
     assert (logs / "SUCCEEDED").exists()
+    assert "stopped before the time limit; queued again" in said()
     assert sorted(path.name for path in logs.iterdir()) == ["0", "1", "SUCCEEDED"]
     ended = cells(slurm.folder)
     assert [cell.state for cell in ended] == ["done", "done"]

@@ -43,10 +43,10 @@ trap 'echo "ray ended" >>"$LOG"; exit 1' TERM
 echo "Ray runtime started."
 while :; do sleep 0.05; done
 """,
-    # ends with $CODE, or waits for Ctrl-C
+    # ends with $CODE, or waits for Ctrl-C (where it is $DEAF, for nothing)
     "simlap": """
+if [[ ${DEAF:-} ]]; then trap "" INT; else trap 'echo "simlap saves" >>"$LOG"; exit 130' INT; fi
 echo "simlap $* omp=$OMP_NUM_THREADS" >>"$LOG"
-trap 'echo "simlap saves" >>"$LOG"; exit 130' INT
 while [[ ${WAITS:-} ]]; do sleep 0.05; done
 echo "the report"
 exit "${CODE:-0}"

@@ -59,7 +59,7 @@ def commands() -> list[str]:
     for path in [*SCRIPTS, *(ROOT / "cluster/slurm").glob("*.md")]:
         for line in path.read_text().splitlines():
             line = line.strip().removeprefix("#").strip().removesuffix("\\")
-            if line.startswith("sbatch "):
+            if re.match(r"sbatch (--\S+ )*\S+\.sbatch", line):
                 words = shlex.split(line.partition(" #")[0])
                 (place,) = [n for n, word in enumerate(words) if word.endswith(".sbatch")]
                 assert (ROOT / words[place]).exists(), line
@@ -100,7 +100,7 @@ def test_a_path_too_long_for_sockets_is_refused(job: Job) -> None:
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code != 0
     assert "SIMLAP_SCRATCH: the path is too long" in ended.err
-    assert "at most 40 fit" in ended.err
+    assert "at most 38 fit" in ended.err
     assert not job.succeeded
     assert not [line for line in job.called if line.startswith(("ray", "simlap"))]
 
@@ -199,7 +199,7 @@ def test_a_failed_start_is_no_success(job: Job) -> None:
 def test_a_worker_that_does_not_start_fails_the_job(job: Job) -> None:
     # every start but the first
     ray = job.folder / ".venv/bin/ray"
-    ray.write_text(ray.read_text().replace("\nif [[", '\n[[ $* == *--head* ]] || exit 1\nif [[', 1))
+    ray.write_text(ray.read_text().replace("\nif [[", "\n[[ $* == *--head* ]] || exit 1\nif [[", 1))
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code == 1
     assert "Ray does not start on n2" in ended.err
@@ -234,6 +234,18 @@ def test_a_signal_saves_and_may_queue_again(job: Job, sent: signal.Signals, rest
     assert not job.succeeded
     if restarts == 20:
         assert "not queued again" in ended.err
+
+
+def test_a_command_that_does_not_stop_is_killed_in_time(job: Job) -> None:
+    job.environment.update(WAITS="1", DEAF="1", SIMLAP_GRACE_S="0")
+    going = job.start("ablate", "ablations/filter.yaml")
+    job.wait_for("simlap ablate")
+    os.kill(going.pid, signal.SIGUSR1)
+    ended = job.end(going)
+    assert ended.code == 137
+    assert "has not stopped within 0 s" in ended.err
+    assert "scontrol requeue 4711" in job.called, "it goes on from its newest checkpoint"
+    assert job.called.count("ray ended") == 2
 
 
 @pytest.mark.parametrize(("command", "added"), [("run", " --resume"), ("ablate", "")])
