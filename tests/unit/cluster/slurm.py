@@ -38,7 +38,13 @@ esac
     "ray": """
 echo "ray $* mode=$(stat -c %a "$RAY_AUTH_TOKEN_PATH") auth=$RAY_AUTH_MODE tmp=$TMPDIR" >>"$LOG"
 if [[ $(grep -c '^ray start' "$LOG") -le ${RAY_FAILS:-0} ]]; then echo "the agent took too long"; exit 1; fi
-for word; do case $word in --temp-dir=*) mkdir -p "${word#*=}/session_latest/logs"; echo why >"${word#*=}/session_latest/logs/raylet.err" ;; esac; done
+for word; do
+    if [[ $word == --temp-dir=* ]]; then
+        logs=${word#*=}/session_latest/logs
+        mkdir -p "$logs"
+        echo why >"$logs/raylet.err"
+    fi
+done
 trap 'echo "ray ended" >>"$LOG"; exit 1' TERM
 echo "Ray runtime started."
 while :; do sleep 0.05; done

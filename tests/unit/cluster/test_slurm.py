@@ -162,7 +162,7 @@ def test_a_job(job: Job) -> None:
     assert "--head" not in worker
     for line in (head, worker):
         assert "mode=600 auth=token" in line
-        assert "/sl-4711" in line
+        assert "/sl-4711/r " in line, "below a folder of 0700: Ray opens its own to everybody"
     (driver,) = (line for line in job.called if line.startswith("simlap"))
     words = f"ablate ablations/filter.yaml --storage {job.folder}/runs --address=127.0.0.1:{port[1]}"
     assert driver == f"simlap {words} omp=1"
