@@ -131,8 +131,8 @@ def is_own() -> bool:
 def connect(address: str | None, *, reports: bool = True, ship: Path | None = None) -> list[Node]:
     """Connect to the cluster at `address`, or start Ray here. Returns the alive nodes. Raises UserError.
 
-    Where no worker of Train `reports`, once a second is often enough to ask after them. `ship` is a package whose folder is sent to
-    the nodes.
+    Where no worker of Train `reports`, once a second is often enough to ask after them. `ship`: a package whose folder is sent
+    to the nodes.
     """
     if not reports:
         os.environ.setdefault(_HEALTH_CHECK, "1")

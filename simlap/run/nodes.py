@@ -162,7 +162,9 @@ def refuse(texts: Sequence[str]) -> None:
 
 def check_size(package: Path) -> None:
     """Raises UserError where a package is too large to be sent to nodes."""
-    sizes = {file: file.stat().st_size for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    sizes = {
+        file: file.stat().st_size for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    }
     total = sum(sizes.values()) / 2**20
     if total > MAX_MIB:
         largest = max(sizes, key=sizes.__getitem__)
