@@ -196,7 +196,7 @@ def _ask(nodes: Sequence[Member], storage: Storage) -> dict[str, Facts | str]:
     except OSError as error:
         raise UserError(f"--storage {hide_credentials(f'{storage.uri}: cannot be written to: {error}')}") from error
     try:
-        task = ray.remote(num_cpus=0, max_retries=0)(_question())
+        task = ray.remote(num_cpus=0)(_question())
         references = {
             node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
                 storage.uri, marker, answers[node]

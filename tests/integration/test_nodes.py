@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simlap.record.journal import read_study
-from simlap.storage import Storage
+from simlap.record.journal import read_cell
 from tests.chaos.cluster import Raylets
 from tests.integration.studies import STUDY, Lab
 
@@ -62,7 +61,7 @@ def cluster(lonely: Path) -> Iterator[Raylets]:
 
 
 def wait_for_nodes(address: str, number: int) -> None:
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of compiled code
 
     client = GcsClient(address=address)
     end = time.monotonic() + 90
@@ -84,11 +83,10 @@ def test_a_storage_of_one_node_is_refused(cluster: Raylets, lonely: Path, tmp_pa
     assert not (lonely / "runs/cells").exists()
     assert [path.name for path in (lonely / "runs").iterdir()] == ["studies"], "the markers are gone"
 
-    # the same on a folder that both see, with a worker on each: the second one has its simlap from here
-    done = lab.run(
-        "ablate", "study.yaml", "--address", cluster.address, "--storage", str(lab.folder / "runs"),
-        "--set", "resources.workers=2",
-    )  # fmt: skip
+    # one run on a folder that both see, with a worker on each: the second one has its simlap from here
+    done = lab.run("run", "base.yaml", "train.epochs=1", "resources.workers=2", "--address", cluster.address)
     assert done.returncode == 0, done.stdout + done.stderr
-    cells = [cell for arm in read_study(Storage(lab.folder / "runs"), "small").arms for cell in arm.cells]
-    assert [cell.state for cell in cells] == ["done", "done"]
+    sent = list(Path(cluster.folder).glob("session_2*/runtime_resources/py_modules_files/*/simlap/__init__.py"))
+    assert sent, "no simlap was sent"
+    (cell,) = lab.storage.list("cells")
+    assert read_cell(lab.storage, cell).state == "done"

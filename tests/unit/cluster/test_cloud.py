@@ -81,8 +81,8 @@ def test_ray_finds_a_wrong_key(path: Path, place: tuple[str, ...], key: str, val
 
 def test_aws_takes_the_machines() -> None:
     """What Ray hands on to EC2 unseen."""
-    import botocore.session
-    from botocore.validate import ParamValidator
+    import botocore.session  # type: ignore[import-untyped]
+    from botocore.validate import ParamValidator  # type: ignore[import-untyped]
 
     operation = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
 
