@@ -8,6 +8,8 @@ import os
 import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -126,10 +128,11 @@ def is_own() -> bool:
     return os.environ.get(_OWN) == "1"
 
 
-def connect(address: str | None, *, reports: bool = True) -> list[Node]:
+def connect(address: str | None, *, reports: bool = True, ship: Path | None = None) -> list[Node]:
     """Connect to the cluster at `address`, or start Ray here. Returns the alive nodes. Raises UserError.
 
-    Where no worker of Train `reports`, once a second is often enough to ask after them.
+    Where no worker of Train `reports`, once a second is often enough to ask after them. `ship`: a package whose folder is sent
+    to the nodes.
     """
     if not reports:
         os.environ.setdefault(_HEALTH_CHECK, "1")
@@ -143,13 +146,13 @@ def connect(address: str | None, *, reports: bool = True) -> list[Node]:
             with nullcontext() if address else batch_priority():
                 ray.init(
                     address=address or "local",  # never a cluster that happens to be around
-                    runtime_env={"env_vars": _ENVIRONMENT} if address else None,
+                    runtime_env={"env_vars": _ENVIRONMENT, **_shipped(ship)} if address else None,
                     num_cpus=None if address else len(os.sched_getaffinity(0)),
                     include_dashboard=None if address else False,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
@@ -161,6 +164,11 @@ def connect(address: str | None, *, reports: bool = True) -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _shipped(package: Path | None) -> dict[str, Any]:
+    """What of Ray's runtime environment brings a package to the nodes."""
+    return {"py_modules": [str(package)], "excludes": ["**/__pycache__"]} if package else {}
 
 
 def _end_log_monitor() -> None:

@@ -15,6 +15,7 @@ from simlap.record.ship import ShipReport
 from simlap.record.tracking.uri import hide_credentials
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
+from simlap.run.nodes import agree
 from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
@@ -76,6 +77,8 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
     """
     check_placement(run.experiment.resources, connect(address, reports=False), file=file)
+    if address is not None:
+        agree(address, run.storage)
     # Train is slow to import
     from simlap.run.launch import trainer
 

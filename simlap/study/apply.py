@@ -12,6 +12,7 @@ from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
 from simlap.report import Report, build, write_report
 from simlap.run.cluster import Node, check_placement, connect
+from simlap.run.nodes import agree
 from simlap.storage import Storage
 from simlap.study.announce import announce
 from simlap.study.claims import Claims
@@ -106,6 +107,8 @@ def apply(
             return outcome
         nodes = connect(address)
         check_resources(study, nodes)
+        if address is not None:
+            agree(address, storage)
         lease.check()
         if stale := to_rerun(plan):
             discard(storage, stale, claims)

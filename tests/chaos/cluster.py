@@ -50,6 +50,11 @@ class Raylets:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
+    def folder(self) -> str:
+        """Ray's temporary files."""
+        return self._folder
+
+    @property
     def address(self) -> str:
         return str(self._cluster.address)
 
