@@ -88,7 +88,10 @@ def write_figures(plots: Mapping[str, go.Figure], folder: Path, format: ImageFor
 
 
 def store_figures(plots: Mapping[str, go.Figure], storage: Storage, folder: str, format: ImageFormat) -> list[str]:
-    """Write every figure to a folder of a storage, in place of those that are there; returns their paths. Raises as `write_figures`."""
+    """Write every figure to a folder of a storage, in place of those that are there; returns their paths.
+
+    Raises as `write_figures`.
+    """
     with tempfile.TemporaryDirectory() as made:
         files = write_figures(plots, Path(made), format)
         storage.delete(folder)

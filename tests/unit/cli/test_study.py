@@ -147,7 +147,8 @@ def test_a_plan_tells_what_other_code_began(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-o", "small.html"], ["--format", "md"], ["--format", "latex"], ["--format", "latex", "-o", "small.tex"]]
+    "arguments",
+    [["-o", "small.html"], ["--format", "md"], ["--format", "latex"], ["--format", "latex", "-o", "small.tex"]],
 )
 def test_figures_stand_beside_markdown_or_in_the_studys_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -97,7 +97,6 @@ class Job:
     def logs(self) -> Path:
         return self.folder / "slurm" / str(self.number)
 
-    @property
     def succeeded(self) -> bool:
         return (self.logs / "SUCCEEDED").exists()
 

@@ -100,7 +100,7 @@ def test_a_path_too_long_for_sockets_is_refused(job: Job) -> None:
     assert ended.code != 0
     assert "SIMLAP_SCRATCH: the path is too long" in ended.err
     assert "at most 38 fit" in ended.err
-    assert not job.succeeded
+    assert not job.succeeded()
     assert not [line for line in job.called if line.startswith(("ray", "simlap"))]
 
 
@@ -150,7 +150,7 @@ def test_the_address_is_of_the_interface(job: Job) -> None:
 def test_a_job(job: Job) -> None:
     ended = job.run("ablate", "ablations/filter.yaml", "--storage", str(job.folder / "runs"))
     assert ended.code == 0, ended
-    assert job.succeeded
+    assert job.succeeded()
     assert "the report" in ended.out
     head, worker = (line for line in job.called if line.startswith("ray start"))
     port = re.search(r"--port=(\d+)", head)
@@ -177,20 +177,20 @@ def test_starting_is_tried_again(job: Job) -> None:
     job.environment["RAY_FAILS"] = "2"
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code == 0, ended
-    assert job.succeeded
+    assert job.succeeded()
     heads = [line for line in job.called if line.startswith("ray start") and "--head" in line]
     assert len({re.findall(r"--port=\d+", line)[0] for line in heads}) == len(heads) == 3, "another port each time"
 
 
 def test_a_failed_start_is_no_success(job: Job) -> None:
     assert job.run("run", "experiments/digits.yaml").code == 0
-    assert job.succeeded
+    assert job.succeeded()
     job.environment["RAY_FAILS"] = "100"
     (job.folder / "called").unlink()
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code == 1
     assert "Ray does not start on n1 (tried 3 times)" in ended.err
-    assert not job.succeeded, "the marker of another time is gone"
+    assert not job.succeeded(), "the marker of another time is gone"
     assert not [line for line in job.called if line.startswith("simlap")]
     assert "the agent took too long" in (job.logs / "0/ray-0.0.log").read_text()
 
@@ -202,7 +202,7 @@ def test_a_worker_that_does_not_start_fails_the_job(job: Job) -> None:
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code == 1
     assert "Ray does not start on n2" in ended.err
-    assert not job.succeeded
+    assert not job.succeeded()
     assert "ray ended" in job.called, "the head does not stay"
     assert (job.logs / "0/ray-0/raylet.err").read_text() == "why\n", "Ray's own logs tell why"
 
@@ -212,7 +212,7 @@ def test_the_exit_code_is_passed_on(job: Job, code: int) -> None:
     job.environment["CODE"] = str(code)
     ended = job.run("ablate", "ablations/filter.yaml")
     assert ended.code == code
-    assert not job.succeeded
+    assert not job.succeeded()
     assert not [line for line in job.called if line.startswith("scontrol requeue")]
 
 
@@ -230,7 +230,7 @@ def test_a_signal_saves_and_may_queue_again(job: Job, sent: signal.Signals, rest
     assert job.called.count("simlap saves") == 1
     assert job.called.count("ray ended") == 2
     assert ("scontrol requeue 4711" in job.called) == queued
-    assert not job.succeeded
+    assert not job.succeeded()
     if restarts == 20:
         assert "not queued again" in ended.err
 
@@ -255,7 +255,7 @@ def test_a_job_that_was_queued_again_goes_on(job: Job, command: str, added: str)
     (driver,) = (line for line in job.called if line.startswith("simlap"))
     assert driver.startswith(f"simlap {command} {file}{added} --address=")
     assert (job.logs / "1/driver.log").exists()
-    assert job.succeeded
+    assert job.succeeded()
 
 
 def test_a_storage_that_is_not_shared_is_refused(job: Job) -> None:
@@ -264,7 +264,7 @@ def test_a_storage_that_is_not_shared_is_refused(job: Job) -> None:
     assert ended.code == 2
     assert "--storage: must be on a file system that all nodes share" in ended.err
     assert f"node n2 does not see what n1 wrote there (got '{job.folder}/runs')" in ended.err
-    assert not job.succeeded
+    assert not job.succeeded()
     assert not [line for line in job.called if line.startswith(("ray", "simlap"))]
     assert list((job.folder / "runs").iterdir()) == []
 
