@@ -83,7 +83,11 @@ def test_complaints(facts: Facts | str, words: list[str]) -> None:
 
 
 def test_everything_is_said_at_once() -> None:
-    found: dict[str, Facts | str] = {"a": replace(OWN, python="3.11", code="x"), "b": replace(OWN, storage="OSError: denied"), "c": "no answer"}
+    found: dict[str, Facts | str] = {
+        "a": replace(OWN, python="3.11", code="x"),
+        "b": replace(OWN, storage="OSError: denied"),
+        "c": "no answer",
+    }
     assert [text.splitlines()[1] for text in complaints("s3://b/runs", OWN, found)] == [
         "  c: no answer",
         "  a: 0.1.0, source x, in /home/me/simlap",
