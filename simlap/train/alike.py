@@ -44,8 +44,8 @@ def check_alike(tensors: Mapping[str, Tensor], world: World, when: str) -> None:
     else:
         whom = f"{_workers(range(world.size))} differ from each other"
     raise DriftError(
-        f"{whom} {when}, first in {differ[0]} ({len(differ)} of {len(held[0])} tensors differ), and this state is not saved. A bit "
-        "has changed in a memory or on a wire, or the workers' processors or libraries are not alike and round differently; "
+        f"{whom} {when}, first in {differ[0]} ({len(differ)} of {len(held[0])} tensors differ), and this state is not saved. A "
+        "bit has changed in a memory or on a wire, or the workers' processors or libraries are not alike and round differently; "
         "the checkpoint before is sound: go on from there, without the machine that has done it"
     )
 

@@ -147,7 +147,7 @@ class Guard:
             parameters = [(p, p.clone()) for _, p in self._parameters]
             state = [
                 (entry, name, value.clone())
-                for entry in optimizer.state.values()
+                for entry in (*optimizer.state.values(), *optimizer.param_groups)
                 for name, value in entry.items()
                 if isinstance(value, Tensor) and value.device == finite.device
             ]
@@ -214,7 +214,7 @@ class Guard:
 
 
 def _fault(epoch: int, step: int, images: float, loss: float, bad: Sequence[str]) -> _Fault:
-    """Of a step that was left out. `images`: their sum. `bad`: the parameters whose gradients are not finite, in the model's order."""
+    """Of a step that was left out. `images`: their sum. `bad`: parameters with a gradient that is not, in the model's order."""
     if not math.isfinite(images):
         return _Fault(epoch, step, "images", "an image is not finite")
     if not math.isfinite(loss):

@@ -63,7 +63,9 @@ def test_who_differs_and_in_what(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert held_by(states(), monkeypatch) is None
     found = held_by(states(2), monkeypatch) or ""
-    assert found.startswith("worker 2 of 4 differs from workers 0, 1, 3 after 3 epochs, first in b (2 of 3 tensors differ)")
+    assert found.startswith(
+        "worker 2 of 4 differs from workers 0, 1, 3 after 3 epochs, first in b (2 of 3 tensors differ)"
+    )
     found = held_by(states(1, 3), monkeypatch) or ""
     assert found.startswith("workers 0, 1, 2, 3 differ from each other after 3 epochs, first in b")
     found = held_by(states(0), monkeypatch) or ""

@@ -93,6 +93,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"optim__name": "sgd", "optim__clip_grad": 0.5},
     "plain": {"optim__name": "sgd", "optim__momentum": 0.0},
     "lamb": {"optim__name": "lamb"},
+    "lars": {"optim__name": "lars"},
     "muon": {"optim__name": "muon", "optim__lr": 0.01},
     "in parts": {"train__micro_batch_size": 16},
     "fuse": {"method": {"kind": "fuse", "embed_dim": 8, "projector_hidden_dim": 8}},
@@ -111,7 +112,7 @@ def spoil(state: TrainState, quantity: str) -> None:
             output = criterion(*args)
             return output._replace(loss=output.loss - math.inf)
 
-        state.model.criterion = infinite  # type: ignore[method-assign]
+        state.model.criterion = infinite  # type: ignore[method-assign, assignment]
     else:
         parameter = state.model.get_parameter("backbone.3.weight")
 
@@ -203,26 +204,30 @@ class _Waited(AssertionError):
 class _NoWaiting(TorchDispatchMode):
     """What would wait for a device is an error."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
             raise _Waited(str(func))
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
 def test_a_step_on_a_device_waits_for_nothing(splits: Splits, name: str) -> None:
     state = poison(build(experiment(**SETTINGS[name]), splits, World()), {(0, 2)})
     state.guard.waits = False
     state.wrapped.train()
     found: list[Tensor | None] = []
-    for state.step, batch in enumerate(state.loader.batches(0)):
-        if state.step == 0:
+    for step, batch in enumerate(state.loader.batches(0)):
+        state.step = step
+        if step == 0:
             with pytest.raises(_Waited), _NoWaiting():  # the mode would see it
                 train_step(state, batch)
             train_step(state, batch)
             continue
         output = gradients(state, batch)
-        with _NoWaiting():
+        with _NoWaiting():  # optimisers that count on the host (muon, lamb) read what is there
             state.guard.remember()
             assert state.guard.judge(batch.images, output.loss, 0, state.step)
             state.guard.update()
@@ -246,28 +251,38 @@ class Rows:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.rows.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
 
-    def evaluated(self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None) -> None: ...
+    def evaluated(
+        self, evaluation_id: str, metrics: dict[str, float], artefact: dict[str, Any] | None = None
+    ) -> None: ...
 
 
 @pytest.fixture(name="run")
 def _run(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Train to the end with batches that are not finite, asked to stop after so many steps each time."""
 
-    def run(settings: Experiment, places: set[Place], stops: tuple[int, ...] = (), waits: bool = True) -> dict[str, Any]:
+    def run(
+        settings: Experiment, places: set[Place], stops: tuple[int, ...] = (), waits: bool = True
+    ) -> dict[str, Any]:
         def poisoned(*args: Any) -> TrainState:
             state = poison(build(*args), places)
             state.guard.waits = waits
             return state
 
         monkeypatch.setattr(loop, "build", poisoned)
-        store = CheckpointStore(Storage(tmp_path / f"{sorted(places)}-{stops}-{waits}-{settings.train.max_skipped_steps}"))
+        store = CheckpointStore(
+            Storage(tmp_path / f"{sorted(places)}-{stops}-{waits}-{settings.train.max_skipped_steps}")
+        )
         rows = Rows()
         for stop in (*map(stop_at, stops), lambda: False):
             *_, last = loop.fit(settings, splits, world=World(), store=store, reporter=rows, stop=stop)
         assert last.finished
         newest = store.newest()
         assert newest is not None
-        return {"rows": rows.rows, "tensors": {**newest.model, **newest.optimizer}, "state": copy.deepcopy(newest.state)}
+        return {
+            "rows": rows.rows,
+            "tensors": {**newest.model, **newest.optimizer},
+            "state": copy.deepcopy(newest.state),
+        }
 
     return run
 
@@ -302,7 +317,9 @@ def test_what_was_left_out_has_no_part_in_the_metrics(splits: Splits) -> None:
 def test_too_many_in_a_row_over_epochs_and_interruptions(run: Any, stops: tuple[int, ...]) -> None:
     places = {(0, 1), (0, 3), (0, 4), (1, 0)}
     run(experiment(train__max_skipped_steps=4), places, stops)
-    with pytest.raises(DivergedError, match=r"3 steps in a row were left out \(train.max_skipped_steps: 3\): look at the data"):
+    with pytest.raises(
+        DivergedError, match=r"3 steps in a row were left out \(train.max_skipped_steps: 3\): look at the data"
+    ):
         run(experiment(train__max_skipped_steps=3), places, stops)
 
 
