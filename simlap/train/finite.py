@@ -84,7 +84,8 @@ class Guard:
         self._begun = False
         self._finite: bool | Tensor = True
         self._first: _Fault | None = None
-        self._parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
+        self._names, self.parameters = [name for name, _ in named], [p for _, p in named]
         self._buffers: _Kept | None = None
         self._rows: list[_Row] = []
         self._under_way: _Fetched | None = None
@@ -108,23 +109,23 @@ class Guard:
             DivergedError: too many steps in a row were left out.
         """
         assert self._buffers is not None
-        found = [(name, p.grad) for name, p in self._parameters if p.grad is not None and p.grad.numel()]
+        found = [grad for p in self.parameters if (grad := p.grad) is not None]
         if self.waits or not self._begun:
-            self._finite = finite = _finite([grad for _, grad in found])
+            self._finite = finite = _finite(found)
             self._begun |= finite
             share = loss.item() / self._world.size
             if finite:
                 self._count(share, None)
                 return True
             self._buffers.put_back()
-            bad = [name for name, grad in found if not grad.isfinite().all()]
+            bad = [name for name, grad in zip(self._reached(), found, strict=True) if not grad.isfinite().all()]
             self._count(share, _fault(epoch, step, images.sum().item(), share, bad))
             return False
-        largest = torch._foreach_norm([grad for _, grad in found], math.inf)
+        largest = torch._foreach_norm(found, math.inf)
         numbers = torch.stack([images.sum(), loss.detach(), *largest])
         self._finite = numbers[2:].amax() < math.inf
         self._buffers.select(self._finite)
-        self._rows.append(_Row(epoch, step, [name for name, _ in found], numbers))
+        self._rows.append(_Row(epoch, step, self._reached(), numbers))
         if len(self._rows) == _EVERY:
             self._fetch()
         return True
@@ -144,7 +145,7 @@ class Guard:
             optimizer.step()
             del taking.found_inf
         else:
-            parameters = [(p, p.clone()) for _, p in self._parameters]
+            parameters = [(p, p.clone()) for p in self.parameters]
             state = [
                 (entry, name, value.clone())
                 for entry in (*optimizer.state.values(), *optimizer.param_groups)
@@ -190,6 +191,10 @@ class Guard:
             f"{first.text}{whom} in epoch {first.epoch + 1}, step {first.step + 1}; {self.skipped.in_a_row} steps in a row were "
             f"left out (train.max_skipped_steps: {self._limit}): {_REMEDIES[first.quantity]}"
         )
+
+    def _reached(self) -> list[str]:
+        """Names of the parameters that have a gradient now."""
+        return [name for name, p in zip(self._names, self.parameters, strict=True) if p.grad is not None]
 
     def _fetch(self) -> None:
         """Look at the rows that were sent for, and send for those that have come since."""
@@ -261,19 +266,17 @@ class _Kept:
 def _like(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Memory for all of them, flat, and as they are shaped."""
     flat = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return flat, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    return flat, [part.view(x.shape) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is to be known of a step."""
+    """A step; in `numbers` the images' sum, the loss, and the largest absolute value of each gradient."""
 
     epoch: int
     step: int
     names: list[str]
     numbers: Tensor
-    """The images' sum, the loss, and the largest absolute value of each gradient."""
 
 
 class _Fetched:
@@ -284,9 +287,8 @@ class _Fetched:
         self._numbers = torch.cat([row.numbers for row in rows])
         self._done: torch.cuda.Event | None = None
         if self._numbers.is_cuda:
-            self._numbers = torch.empty_like(self._numbers, device="cpu", pin_memory=True).copy_(
-                self._numbers, non_blocking=True
-            )
+            host = torch.empty_like(self._numbers, device="cpu", pin_memory=True)
+            self._numbers = host.copy_(self._numbers, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record()
 

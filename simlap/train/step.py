@@ -79,9 +79,8 @@ class TrainState:
             torch.distributed.all_gather_object(per_worker, mine)
         sums, losses = [each for each, _ in per_worker], [each for _, each in per_worker]
         tensors, rest = optimizer_tensors(self.optimizer.state_dict())
-        experiment = self.experiment.model_dump(mode="json")
-        counted = {"sums": sums, "losses": losses, "skipped": asdict(self.guard.skipped)}
-        state: dict[str, Any] = {**counted, "experiment": experiment, "input": self.input, **rest}
+        state: dict[str, Any] = {"sums": sums, "losses": losses, "skipped": asdict(self.guard.skipped)}
+        state |= {"experiment": self.experiment.model_dump(mode="json"), "input": self.input, **rest}
         model = self.model.state_dict()
         if self.ema is not None:
             model |= {f"{EMA_PREFIX}{name}": value for name, value in self.ema.module.state_dict().items()}
@@ -257,14 +256,14 @@ def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> 
 def train_step(state: TrainState, batch: Batch) -> StepOutput:
     """One step of the optimiser, at the learning rate that its groups have. Draws are keyed by `state.epoch` and `state.step`.
     Nothing is changed where its gradient is not finite: see `simlap.train.finite`."""
-    experiment, model, guard = state.experiment, state.model, state.guard
+    experiment, guard = state.experiment, state.guard
     guard.remember()
     output = gradients(state, batch)
     if not guard.judge(batch.images, output.loss, state.epoch, state.step):
         return output
     if experiment.optim.clip_grad is not None:
         # averaged over workers already, so every worker finds the same norm
-        nn.utils.clip_grad_norm_(model.parameters(), experiment.optim.clip_grad)
+        nn.utils.clip_grad_norm_(guard.parameters, experiment.optim.clip_grad)
     # some optimisers draw: the same on every worker
     seed(rng.key(experiment.seed, "optimizer", state.epoch, state.step), state.world.device)
     guard.update()
@@ -289,7 +288,7 @@ def gradients(state: TrainState, batch: Batch) -> StepOutput:
     else:
         output = backward_in_parts(state.model, batch, noise, parts=state.parts, key=key, autocast=autocast)
     if state.wrapped is state.model:
-        average_gradients(list(state.model.parameters()), world)
+        average_gradients(state.guard.parameters, world)
     return output
 
 
