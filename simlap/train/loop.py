@@ -24,6 +24,9 @@ from simlap.train.step import TrainState, build, train_epoch
 from simlap.train.stopping import Stopping
 from simlap.train.world import World
 
+RARE = ("train/skipped_steps", "train/loss_spikes")
+"""Metrics of the epochs in which there is something to count."""
+
 
 class Reporter(Protocol):
     """Where the numbers go. Called on every worker; only rank 0 has anything to write."""
@@ -162,8 +165,8 @@ def _epoch_metrics(state: TrainState) -> dict[str, float]:
         epochs=state.experiment.train.epochs,
     )
     _check_finite(metrics, f"in epoch {state.epoch + 1}")
-    rare = {"train/skipped_steps": skipped.epoch, "train/loss_spikes": count_spikes(of_steps, steps)}
-    return metrics | {name: float(count) for name, count in rare.items() if count}
+    counts = zip(RARE, (skipped.epoch, count_spikes(of_steps, steps)), strict=True)
+    return metrics | {name: float(count) for name, count in counts if count}
 
 
 def _save(state: TrainState, saver: Saver) -> None:
