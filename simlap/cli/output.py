@@ -84,13 +84,14 @@ def warn_if_away(uri: str) -> None:
         )
 
 
-def print_shipped(shipped: ShipReport | None, uri: str, *, study: bool = False) -> None:
+def print_shipped(shipped: ShipReport | None, uri: str, name: str, *, study: bool = False) -> None:
+    """Where the records are; `name` is their experiment's."""
     from simlap.record.tracking.uri import run_link, study_link
 
     if shipped is None:
         return
-    if shipped.experiment_id:
-        link = study_link(uri, shipped.experiment_id) if study else run_link(uri, shipped.experiment_id, shipped.run_id)
+    if found := shipped.experiment_id:
+        link = study_link(uri, name, found) if study else run_link(uri, name, found, shipped.run_id)
         out.print(f"MLflow         {link}", soft_wrap=True, markup=False)
     for error in shipped.errors:
         complain(f"[yellow]MLflow is behind:[/] {escape(error)}; `simlap sync` completes it")

@@ -81,7 +81,7 @@ def run(
             _print_collapse(stage, view)
         if not kept:
             out.print(f"run directory  {stage.where}", soft_wrap=True, markup=False)
-        print_shipped(shipped, uri)
+        print_shipped(shipped, uri, stage.experiment.name)
         if view.state != "done":
             raise typer.Exit(INTERRUPTED if view.state == "interrupted" else FAILED)
     raise typer.Exit(OK)

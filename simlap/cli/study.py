@@ -187,15 +187,24 @@ def report(
     ] = None,
     figures: Annotated[
         Images | None,
-        typer.Option("--figures", help="With --format md and --output: write the figures as images, and link them."),
+        typer.Option(
+            "--figures",
+            help="Write the figures as images: beside the file with --format md and --output, which links them; "
+            "alone into the study's folder, from where `simlap sync` takes them to MLflow.",
+        ),
     ] = None,
     storage: StorageOption = "./runs",
 ) -> None:
     """Write the report of a study."""
     from simlap.report import build, content
 
+    if figures is not None and (format, output) == (Format.html, None):
+        _store_figures(name, storage, figures)
+        return
     if figures is not None and (format is not Format.md or output is None):
-        raise UserError("needs --format md and --output: the page has its figures, LaTeX none", key="--figures")
+        raise UserError(
+            "needs --format md and --output, or neither: the page has its figures, LaTeX none", key="--figures"
+        )
     if format is Format.parquet and output is None and sys.stdout.isatty():
         raise UserError("is not text: name a file with --output", key="--format", value=format.value)
     made = build(_study(name, storage))
@@ -217,6 +226,18 @@ def report(
         out.print(str(output.absolute()), soft_wrap=True)
 
 
+def _store_figures(name: str, storage: str, figures: Images) -> None:
+    from simlap.report import build
+    from simlap.report.build import FIGURES
+    from simlap.report.figure_files import store_figures
+    from simlap.report.html import figures_of
+    from simlap.storage import Storage
+
+    store, view = Storage(storage), _study(name, storage)
+    for path in store_figures(figures_of(build(view)), store, f"studies/{view.name}/report/{FIGURES}", figures.value):
+        out.print(store.describe(path), soft_wrap=True, markup=False)
+
+
 @app.command()
 def sync(
     name: Annotated[str, typer.Argument(help="Study name or file, or the id of a run.")],
@@ -233,10 +254,12 @@ def sync(
     warn_if_away(uri)
     with quiet_stderr():
         if store.exists(f"cells/{name}/config.yaml"):
-            shipped = record(reopen(store, name), uri)
+            run = reopen(store, name)
+            records, shipped = run.experiment.name, record(run, uri)
         else:
-            shipped = ship_once(store, _study(name, storage).name, uri)
-    print_shipped(shipped, uri)
+            records = _study(name, storage).name
+            shipped = ship_once(store, records, uri)
+    print_shipped(shipped, uri, records)
     raise typer.Exit(FAILED if shipped.errors else OK)
 
 
@@ -273,7 +296,7 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
     for path in outcome.files:
         if path.endswith(".html"):
             out.print(f"report         {path}", soft_wrap=True, markup=False)
-    print_shipped(outcome.shipped, uri, study=True)
+    print_shipped(outcome.shipped, uri, outcome.view.name, study=True)
     if outcome.budget:
         complain(
             f"[bold]budget reached:[/] {escape(outcome.budget)}; raise `budget` in the study file and run the same command"

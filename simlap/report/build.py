@@ -25,6 +25,7 @@ from simlap.storage import Storage
 
 Text = Literal["html", "md", "latex", "csv"]
 Format = Literal["html", "md", "latex", "csv", "parquet"]
+FIGURES = "figures"
 _ENDINGS: dict[Format, str] = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 
 
@@ -91,13 +92,18 @@ def content(study: StudyView | Report, format: Format) -> bytes:
 
 
 def write_report(study: StudyView | Report, storage: Storage, folder: str = "report") -> list[str]:
-    """Write it in every format, with `epochs.parquet` and `summary.json`, to a folder of a storage; returns their paths there."""
+    """Write it in every format, with `epochs.parquet` and `summary.json`, to a folder of a storage; returns their paths there.
+
+    Images of an earlier report's figures (`figures/`) go: they show what was then.
+    """
     report = built(study)
     files = {f"report.{ending}": content(report, name) for name, ending in _ENDINGS.items()}
     files["epochs.parquet"] = as_parquet(epochs(report.study), report.study)
     files["summary.json"] = (
         json.dumps(summary_of(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     ).encode()
+    if folder:
+        storage.delete(f"{folder}/{FIGURES}")
     paths = []
     for file, data in files.items():
         path = f"{folder}/{file}" if folder else file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import plotly.io
 
 from simlap.errors import UserError
 from simlap.report.figures import plain_text
+from simlap.storage import Storage
 
 ImageFormat = Literal["png", "svg", "pdf"]
 WIDTH = 800
@@ -83,6 +85,16 @@ def write_figures(plots: Mapping[str, go.Figure], folder: Path, format: ImageFor
             key="--figures",
         ) from error
     return found
+
+
+def store_figures(plots: Mapping[str, go.Figure], storage: Storage, folder: str, format: ImageFormat) -> list[str]:
+    """Write every figure to a folder of a storage, in place of those that are there; returns their paths. Raises as `write_figures`."""
+    with tempfile.TemporaryDirectory() as made:
+        files = write_figures(plots, Path(made), format)
+        storage.delete(folder)
+        for one in files:
+            storage.write(f"{folder}/{one.path.name}", one.path.read_bytes())
+    return [f"{folder}/{one.path.name}" for one in files]
 
 
 def for_paper(figure: go.Figure) -> go.Figure:

@@ -46,7 +46,7 @@ def test_stopped_by_ctrl_c_and_continued(tmp_path: Path, undisturbed: Lab) -> No
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no noise"
     assert "test/probe_top1" in done.stdout
-    assert "mlflow" in done.stdout
+    assert "MLflow         simlap ui tiny" in done.stdout
     pages = lab.folder / "runs/cells" / only_cell(lab).cell_id / "evaluations"
     assert f"collapse       {pages}/collapse.html" in done.stdout, "30 epochs have measured it"
     assert (pages / "collapse.html").exists()

@@ -6,9 +6,7 @@ import hashlib
 import os
 import re
 import shlex
-import shutil
 import sqlite3
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -103,15 +101,15 @@ def holds_runs(uri: str, run_ids: Iterable[str]) -> bool:
         return False
 
 
-def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
-    """Text for the console that leads to a run: a URL where a server runs, else the command that starts one."""
-    return _link(tracking_uri, f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
+def run_link(tracking_uri: str, name: str, experiment_id: str, run_id: str) -> str:
+    """Text for the console that leads to a run: a URL where a server runs, else the command that opens its experiment."""
+    return _link(tracking_uri, name, f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
 
 
-def study_link(tracking_uri: str, experiment_id: str) -> str:
+def study_link(tracking_uri: str, name: str, experiment_id: str) -> str:
     """Text for the console that leads to a study's learning curves, with the view that the study saved."""
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={CURVES}"
-    return _link(tracking_uri, f"{page}&compareRunsMode=CHART")
+    return _link(tracking_uri, name, f"{page}&compareRunsMode=CHART")
 
 
 def study_pages(server: str, experiment_id: str) -> dict[str, str]:
@@ -124,22 +122,12 @@ def study_pages(server: str, experiment_id: str) -> dict[str, str]:
     }
 
 
-def _link(tracking_uri: str, page: str) -> str:
+def _link(tracking_uri: str, name: str, page: str) -> str:
+    shown = without_credentials(tracking_uri)
     if tracking_uri.startswith("http"):
-        return f"{without_credentials(tracking_uri)}/{page}"
-    command = f"{_mlflow_program()} ui --backend-store-uri {shlex.quote(without_credentials(tracking_uri))}"
-    return f"{command}\nthen open http://127.0.0.1:5000/{page}"
-
-
-def _mlflow_program() -> str:
-    beside = Path(sys.executable).with_name("mlflow")
-    on_path = shutil.which("mlflow")
-    if on_path and Path(on_path).absolute() == beside.absolute():
-        return "mlflow"
-    if not beside.exists():
-        return "mlflow"
-    shown = os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
-    return shlex.quote(shown)
+        return f"{shown}/{page}"
+    elsewhere = [] if tracking_uri == resolve_tracking_uri(None) else ["--tracking-uri", shown]
+    return shlex.join(["simlap", "ui", name, *elsewhere])
 
 
 def _sqlite_parts(uri: str) -> tuple[str, str]:

@@ -147,9 +147,9 @@ def test_a_plan_tells_what_other_code_began(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-o", "small.html"], ["--format", "md"], ["--format", "latex", "-o", "small.tex"]]
+    "arguments", [["-o", "small.html"], ["--format", "md"], ["--format", "latex"], ["--format", "latex", "-o", "small.tex"]]
 )
-def test_figures_stand_beside_markdown_only(
+def test_figures_stand_beside_markdown_or_in_the_studys_folder(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["simlap", "report", "small", "--figures", "png", *arguments])

@@ -50,12 +50,14 @@ def test_stores_that_keep_nothing_are_refused_with_a_remedy(uri: str) -> None:
         resolve_tracking_uri(uri)
 
 
-def test_links_lead_to_the_page_and_show_no_password() -> None:
-    url = run_link("https://ada:secret@host/ml", "3", "abc")
+def test_links_lead_to_the_page_and_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = run_link("https://ada:secret@host/ml", "digits", "3", "abc")
     assert url == "https://host/ml/#/experiments/3/runs/abc?workflowType=machine_learning"
-    text = study_link("sqlite:////data/my runs/mlflow.db", "3")
-    assert "mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'" in text
-    assert "http://127.0.0.1:5000/#/experiments/3/runs" in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////data/mlflow.db")
+    assert study_link("sqlite:////data/mlflow.db", "filter", "3") == "simlap ui filter"
+    elsewhere = study_link("sqlite:////data/my runs/mlflow.db", "filter", "3")
+    assert elsewhere == "simlap ui filter --tracking-uri 'sqlite:////data/my runs/mlflow.db'"
+    assert "secret" not in run_link("postgresql://ada:secret@host/ml", "digits", "3", "abc")
     assert uri_hash("https://ada:secret@host/ml") == uri_hash("https://bob:other@host/ml") != uri_hash("https://host")
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from simlap.errors import UserError
 from simlap.report import render
-from simlap.report.build import build
-from simlap.report.figure_files import WIDTH, FigureFile, for_paper, with_figures, write_figures
+from simlap.report.build import build, write_report
+from simlap.report.figure_files import WIDTH, FigureFile, for_paper, store_figures, with_figures, write_figures
 from simlap.report.html import figures_of
+from simlap.storage import Storage
 from tests.integration.browser import find_browser
 from tests.unit.report import factory
 
@@ -66,6 +67,20 @@ def test_images_are_drawn(tmp_path: Path) -> None:
     assert text.startswith("<svg")
     assert 'width="800"' in text
     assert "difference in percentage points" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on this machine")
+def test_images_in_the_studys_folder_are_those_of_its_report(tmp_path: Path) -> None:
+    storage, view = Storage(tmp_path), factory.mixed()
+    storage.write("report/figures/old.png", b"of an earlier report")
+    write_report(view, storage)
+    assert storage.list("report/figures") == []
+    storage.write("report/figures/old.png", b"of an earlier study")
+    paths = store_figures({"forest": figures_of(build(view))["forest"]}, storage, "report/figures", "png")
+    assert paths == ["report/figures/forest.png"]
+    assert storage.list("report/figures") == ["forest.png"]
+    assert storage.read(paths[0]).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
