@@ -33,6 +33,7 @@ EXCLUDED = UNCOUNTED | {
     "train.channels_last": "changes the speed, and results by rounding only",
     "train.loss": "changes the speed, and results by rounding only",
     "train.keys": "changes speed and memory, and results by rounding only",
+    "train.max_skipped_steps": "decides when a run that diverges is given up, not what a step computes",
     "data.streaming.workers": "changes the speed only",
     "data.streaming.prefetch": "changes the speed only",
 }

@@ -136,7 +136,7 @@ def epoch_seconds(experiment: Experiment) -> float:
         train_epoch(state, look)
         look()
         taken += [after - before for before, after in itertools.pairwise(marks)]
-        state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+        state.next_epoch()
     step = statistics.median(taken[_WARM:] or taken)
     Evaluator(state.evaluated, splits, world, small).features("val")
     look()

@@ -15,6 +15,7 @@ from simlap import rng
 from simlap.comm import average_
 from simlap.data.batch import Batch
 from simlap.methods.base import Method, StepOutput
+from simlap.train.finite import backward
 from simlap.train.seeding import seed
 from simlap.train.world import World
 
@@ -55,7 +56,7 @@ def backward_in_parts(
     seed(key, batch.labels.device)
     with autocast:
         output = model.criterion(h, batch, noise)
-    output.loss.backward()
+    backward(output.loss)
     assert h.grad is not None
     for i, (part, gradient) in enumerate(zip(images, h.grad.tensor_split(parts), strict=True)):
         seed(rng.key(key, "part", i), batch.labels.device)

@@ -48,6 +48,7 @@ def finetune_experiment(experiment: Experiment, protocol: FineTune, num_train: i
             precision=experiment.precision,
             channels_last=experiment.train.channels_last,
             compile=experiment.train.compile,
+            max_skipped_steps=1,  # a measurement is taken as it is meant, or not at all
         ),
         evaluate=(),
         resources=experiment.resources,
@@ -62,7 +63,7 @@ def finetune(model: Method, splits: Splits, world: World, experiment: Experiment
         experiment: of the model, its `data` section that of `splits`.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: a loss or a gradient became NaN or infinite.
     """
     # the loop evaluates and so imports this module
     from simlap.train.step import build, train_epoch
@@ -72,9 +73,9 @@ def finetune(model: Method, splits: Splits, world: World, experiment: Experiment
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         state = build(finetune_experiment(experiment, protocol, len(splits.train)), splits, world, start)
         for _ in range(protocol.epochs):
-            train_epoch(state)
-            losses = torch.stack(list(state.sums.values())).sum()
-            if not world.sum(torch.isfinite(losses).float()) == world.size:
-                raise DivergedError("the loss of the fine-tuning is not finite: lower its lr")
-            state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+            try:
+                train_epoch(state)
+            except DivergedError as error:
+                raise DivergedError("the loss of the fine-tuning is not finite: lower its lr") from error
+            state.next_epoch()
     return state.evaluated

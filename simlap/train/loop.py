@@ -13,14 +13,19 @@ from torch import Tensor
 
 from simlap.config import Experiment, evaluation_id
 from simlap.data.splits import Splits
+from simlap.train.alike import check_alike
 from simlap.train.checkpoint import Checkpoint, CheckpointStore
 from simlap.train.evaluate import DivergedError, Evaluator
 from simlap.train.memory import keep_freed_memory
 from simlap.train.optim import learning_rate
 from simlap.train.saving import Saver
+from simlap.train.spikes import count_spikes
 from simlap.train.step import TrainState, build, train_epoch
 from simlap.train.stopping import Stopping
 from simlap.train.world import World
+
+RARE = ("train/skipped_steps", "train/loss_spikes")
+"""Metrics of the epochs in which there is something to count."""
 
 
 class Reporter(Protocol):
@@ -78,7 +83,8 @@ def fit(
         until: an epoch before the last, at whose end the run saves its state and yields `stopped`; to be resumed like any other.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: too many steps in a row were not finite, or a metric is not.
+        DriftError: the workers' states have drifted apart; the newest checkpoint is of before.
         ConfigError: weights to start from that do not fit.
         OSError: a checkpoint could not be written.
     """
@@ -110,15 +116,20 @@ def _train(
         started, first_step = time.perf_counter(), state.step
         if not train_epoch(state, stop):
             if experiment.checkpoint.on_stop:
-                saver.save(state.snapshot())
+                _save(state, saver)
             yield Progress(state.epoch, {}, stopped=True, checkpoint=saver.wait())
             return
         metrics = _epoch_metrics(state)
-        state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+        state.next_epoch()
         trained = time.perf_counter()
         rows = experiment.train.batch_size * experiment.data.augment.views
         evaluator = Evaluator(state.evaluated, splits, world, experiment)
-        metrics |= _along_the_way(state, evaluator)
+        try:
+            metrics |= _along_the_way(state, evaluator)
+        except DivergedError as error:
+            if not state.guard.skipped.in_a_row:
+                raise
+            raise DivergedError(f"{state.guard.error()}; then {error}") from error
         _check_finite(metrics, f"in epoch {state.epoch}")
         metrics |= {
             "time/epoch_s": time.perf_counter() - started,
@@ -127,7 +138,7 @@ def _train(
         }
         reporter.epoch(state.epoch, metrics)
         if state.epoch % experiment.checkpoint.every_epochs == 0 or state.epoch == last:
-            saver.save(state.snapshot())
+            _save(state, saver)
         yield Progress(state.epoch, metrics, checkpoint=saver.newest())
     stop.finish()
     checkpoint = saver.wait()
@@ -139,9 +150,14 @@ def _train(
 
 
 def _epoch_metrics(state: TrainState) -> dict[str, float]:
-    # one transfer for all metrics
-    totals = state.world.sum(torch.stack(list(state.sums.values()))).tolist()
-    metrics = {name: total / state.loader.steps_per_epoch for name, total in zip(state.sums, totals, strict=True)}
+    skipped, steps = state.guard.skipped, state.loader.steps_per_epoch
+    if skipped.epoch == steps:
+        raise state.guard.error()
+    # one transfer for all numbers
+    losses = torch.tensor(state.guard.losses, dtype=torch.float64, device=state.world.device)
+    numbers: list[float] = state.world.sum(torch.cat([torch.stack([*state.sums.values()]), losses])).tolist()
+    totals, of_steps = numbers[: len(state.sums)], numbers[len(state.sums) :]
+    metrics = {name: total / (steps - skipped.epoch) for name, total in zip(state.sums, totals, strict=True)}
     metrics["train/lr"] = learning_rate(
         state.experiment.optim,
         state.steps_done - 1,
@@ -149,7 +165,16 @@ def _epoch_metrics(state: TrainState) -> dict[str, float]:
         epochs=state.experiment.train.epochs,
     )
     _check_finite(metrics, f"in epoch {state.epoch + 1}")
-    return metrics
+    counts = zip(RARE, (skipped.epoch, count_spikes(of_steps, steps)), strict=True)
+    return metrics | {name: float(count) for name, count in counts if count}
+
+
+def _save(state: TrainState, saver: Saver) -> None:
+    """All workers must come; what they do not hold alike is not saved."""
+    snapshot = state.snapshot()
+    tensors = {**snapshot.model, **{f"optimizer {name}": value for name, value in snapshot.optimizer.items()}}
+    check_alike(tensors, state.world, f"after {state.epoch} epochs and {state.step} steps")
+    saver.save(snapshot)
 
 
 def _check_finite(metrics: dict[str, float], when: str) -> None:

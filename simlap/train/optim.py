@@ -119,6 +119,11 @@ def _fuse(optimizer: torch.optim.Optimizer) -> None:
             group["fused"] = True
 
 
+def fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is one of torch's whose kernel takes a flag that says that the step is to change nothing."""
+    return type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
+
+
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     """Share of the learning rate for every parameter by name: decay^(n-1-i) in layer i of n, the heads being the last layer.
 

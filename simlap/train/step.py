@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from simlap.methods.base import Method, StepOutput
 from simlap.train.accumulate import average_gradients, backward_in_parts
 from simlap.train.checkpoint import Checkpoint, optimizer_state_dict, optimizer_tensors
 from simlap.train.distributed import convert_sync_batchnorm, data_parallel, start_alike
+from simlap.train.finite import Guard, Skipped, backward
 from simlap.train.optim import build_optimizer, learning_rate, place_like_parameters, set_learning_rate
 from simlap.train.padding import skip_padding
 from simlap.train.seeding import seed
@@ -51,6 +52,11 @@ class TrainState:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     """This worker's float64 sums over the finished steps of the epoch under way, as `train_epoch` has left them."""
+    guard: Guard = field(init=False)
+    """Leaves out steps that are not finite. Their part in the sums is 0."""
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.model, self.optimizer, self.world, self.experiment.train.max_skipped_steps)
 
     @property
     def parts(self) -> int:
@@ -67,13 +73,14 @@ class TrainState:
 
     def snapshot(self) -> Checkpoint:
         """The state as a checkpoint; all workers must ask together."""
-        mine = {name: value.item() for name, value in self.sums.items()}
-        sums: list[dict[str, float]] = [mine] * self.world.size
+        mine = ({name: value.item() for name, value in self.sums.items()}, [*self.guard.losses])
+        per_worker: list[tuple[dict[str, float], list[float]]] = [mine] * self.world.size
         if self.world.size > 1:
-            torch.distributed.all_gather_object(sums, mine)
+            torch.distributed.all_gather_object(per_worker, mine)
+        sums, losses = [each for each, _ in per_worker], [each for _, each in per_worker]
         tensors, rest = optimizer_tensors(self.optimizer.state_dict())
-        experiment = self.experiment.model_dump(mode="json")
-        state: dict[str, Any] = {"sums": sums, "experiment": experiment, "input": self.input, **rest}
+        state: dict[str, Any] = {"sums": sums, "losses": losses, "skipped": asdict(self.guard.skipped)}
+        state |= {"experiment": self.experiment.model_dump(mode="json"), "input": self.input, **rest}
         model = self.model.state_dict()
         if self.ema is not None:
             model |= {f"{EMA_PREFIX}{name}": value for name, value in self.ema.module.state_dict().items()}
@@ -93,14 +100,22 @@ class TrainState:
         place_like_parameters(self.optimizer)
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         per_worker: list[dict[str, float]] = checkpoint.state["sums"]
+        losses: list[list[float]] = checkpoint.state.get("losses", [[] for _ in per_worker])  # older ones have none
         if len(per_worker) == self.world.size:
-            mine = per_worker[self.world.rank]
+            mine, own = per_worker[self.world.rank], losses[self.world.rank]
         else:  # written by another number of workers: only their sum counts
             first = self.world.rank == 0
             mine = {name: sum(sums[name] for sums in per_worker) if first else 0.0 for name in per_worker[0]}
+            own = [sum(shares) if first else 0.0 for shares in zip(*losses, strict=True)]
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self.world.device) for name, value in mine.items()
         }
+        self.guard.losses, self.guard.skipped = [*own], Skipped(**checkpoint.state.get("skipped", {}))
+
+    def next_epoch(self) -> None:
+        """The one under way is over: begin to count anew."""
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.guard.next_epoch()
 
     @property
     def steps_done(self) -> int:
@@ -204,7 +219,8 @@ def _start(model: Method, experiment: Experiment, start: Mapping[str, Tensor] | 
 def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> bool:
     """Train from `state.step` to the end of the epoch. False where `stop` said so before the end.
 
-    `stop` is asked before every step and must give all workers the same answer: see `simlap.train.stopping`.
+    `stop` is asked before every step and must give all workers the same answer: see `simlap.train.stopping`. Raises
+    DivergedError where too many steps in a row were left out.
     """
     experiment, loader = state.experiment, state.loader
     state.wrapped.train()
@@ -222,28 +238,35 @@ def train_epoch(state: TrainState, stop: Callable[[], bool] = lambda: False) -> 
         )
         set_learning_rate(state.optimizer, rate)
         metrics = train_step(state, batch).metrics
-        values = torch.stack([*metrics.values()])  # one addition for all of them, and none is waited for
+        state.step += 1
+        # one addition for all of them, and none is waited for
+        if (values := state.guard.counted(torch.stack([*metrics.values()]))) is None:
+            continue
         total = values.double() if total is None else total.add_(values)
         names = [*metrics]
-        state.step += 1
         if state.ema is not None:
             # the first update copies: the average begins with weights that have seen data
-            state.ema.update(state.model, step=state.steps_done)
+            state.ema.update(state.model, step=state.steps_done - state.guard.skipped.run)
+    state.guard.settle()
     if total is not None:
         state.sums = dict(zip(names, total.unbind(), strict=True))
     return not stopped
 
 
 def train_step(state: TrainState, batch: Batch) -> StepOutput:
-    """One step of the optimiser, at the learning rate that its groups have. Draws are keyed by `state.epoch` and `state.step`."""
-    experiment, model, optimizer = state.experiment, state.model, state.optimizer
+    """One step of the optimiser, at the learning rate that its groups have. Draws are keyed by `state.epoch` and `state.step`.
+    Nothing is changed where its gradient is not finite: see `simlap.train.finite`."""
+    experiment, guard = state.experiment, state.guard
+    guard.remember()
     output = gradients(state, batch)
+    if not guard.judge(batch.images, output.loss, state.epoch, state.step):
+        return output
     if experiment.optim.clip_grad is not None:
         # averaged over workers already, so every worker finds the same norm
-        nn.utils.clip_grad_norm_(model.parameters(), experiment.optim.clip_grad)
+        nn.utils.clip_grad_norm_(guard.parameters, experiment.optim.clip_grad)
     # some optimisers draw: the same on every worker
     seed(rng.key(experiment.seed, "optimizer", state.epoch, state.step), state.world.device)
-    optimizer.step()
+    guard.update()
     return output
 
 
@@ -261,11 +284,11 @@ def gradients(state: TrainState, batch: Batch) -> StepOutput:
     if state.parts == 1:
         with autocast:
             output: StepOutput = state.wrapped(batch, noise)
-        output.loss.backward()
+        backward(output.loss)
     else:
         output = backward_in_parts(state.model, batch, noise, parts=state.parts, key=key, autocast=autocast)
     if state.wrapped is state.model:
-        average_gradients(list(state.model.parameters()), world)
+        average_gradients(state.guard.parameters, world)
     return output
 
 

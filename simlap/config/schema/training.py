@@ -77,6 +77,9 @@ class Train(Strict):
     keys: Literal["gather", "ring"] = "gather"
     """How workers share keys: all hold all of them, or they go round in a ring and no worker ever does (method.kind: simlap and
     fuse). Not part of a run's identity."""
+    max_skipped_steps: Count = 10
+    """A step whose loss or gradient is NaN or infinite on any worker is left out by all, and counted. After so many in a row
+    training stops with an error; 1 for the first. Not part of a run's identity."""
 
 
 class Checkpointing(Strict):

@@ -117,6 +117,7 @@ CHANGES: dict[str, Any] = {
     "train.channels_last": True,
     "train.loss": "plain",
     "train.keys": "ring",
+    "train.max_skipped_steps": 3,
     "checkpoint.every_epochs": 5,
     "checkpoint.keep": 5,
     "checkpoint.on_stop": False,
@@ -182,7 +183,7 @@ BY_ID = {"pretrain"}
 """Counts through the id of the stage."""
 OF_NO_CONSEQUENCE = {
     "data.download", "data.streaming.workers", "data.streaming.prefetch",
-    "train.compile", "train.channels_last", "train.loss", "train.keys",
+    "train.compile", "train.channels_last", "train.loss", "train.keys", "train.max_skipped_steps",
 }  # fmt: skip
 TOGETHER = {"data.mean", "data.std", "data.augment.mixup", "data.augment.cutmix"}
 """Cannot be changed alone; tested apart."""
