@@ -98,7 +98,19 @@ VIT_B = Recipe(
     256,
     4,
 )
-VIT_S = Recipe("ViT-S/16, a quarter of ImageNet, 100 epochs", 27.47538432e9, 24_670_824, 28_696, (2048, 512, 1024), IMAGENET // 4, 3, 100, 1024, 256, 4)  # fmt: skip
+VIT_S = Recipe(
+    "ViT-S/16, a quarter of ImageNet, 100 epochs",
+    27.47538432e9,
+    24_670_824,
+    28_696,
+    (2048, 512, 1024),
+    IMAGENET // 4,
+    3,
+    100,
+    1024,
+    256,
+    4,
+)
 RESNET = Recipe("ResNet-18, CIFAR-10, 50 epochs", 1.302528e9, 13_705_546, 69_328, (), 50_000, 3, 50, 256, 256, 3)
 SMALL = Recipe("the small ResNet, CIFAR-10", 0.03465216e9, 2_098_618, 28_296, (), 9_000, 1, 10, 128, 128, 3)
 

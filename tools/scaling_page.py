@@ -63,21 +63,21 @@ def inputs() -> Rows:
             "bf16 and float32 peak of a GPU",
             f"{HW.bf16_flops / 1e12:.0f} and {HW.float32_flops / 1e12:.0f} TFLOP/s",
             "data sheet, H100 SXM and H200",
-        ),  # fmt: skip
+        ),
         ("share of the bf16 peak reached", f"{LOW:.0%} to {HIGH:.0%}", "**assumed, not measured**"),
         ("share of the float32 peak in the loss", f"{HW.loss_utilisation:.0%}", "**assumed**"),
         (
             "NVLink, network, each way and GPU",
             f"{HW.nvlink_rate / 1e9:.0f}, {HW.network_rate / 1e9:.0f} GB/s",
             "data sheet; 400 Gb/s InfiniBand",
-        ),  # fmt: skip
+        ),
         ("share of them in collectives", f"{HW.link_efficiency:.0%}", "**assumed**"),
         ("a small collective, a message", f"{HW.collective_s * 1e6:.0f}, {HW.message_s * 1e6:.0f} µs", "**assumed**"),
         (
             "copy to main memory, writing to storage",
             f"{HW.copy_rate / 1e9:.0f}, {HW.storage_rate / 1e9:.0f} GB/s",
             "**assumed**",
-        ),  # fmt: skip
+        ),
         ("a node between failures", f"{HW.node_mtbf_s / 3600:,.0f} h", "arXiv 2407.21783, 3.3.4 (H100s)"),
         ("from a failure to training again", f"{HW.restart_s:.0f} s", "**assumed**: the limit set for two nodes here"),
         ("a training JPEG of ImageNet", f"{JPEG_BYTES / 1e3:.0f} KB", "147.9 GB of archive / 1,281,167"),
@@ -99,14 +99,35 @@ def run() -> Rows:
             slow, fast = (model.run_seconds(VIT_B, gpus, batch, share) for share in (LOW, HIGH))
             low, high = (model.step(VIT_B, gpus, batch, share).efficiency for share in (HIGH, LOW))
             rows.append(
-                (f"{gpus}", f"{batch:,}", f"{batch // gpus}", f"{fast / 3600:.2f} to {slow / 3600:.2f}",
-                 f"{fast * gpus / 3600:,.0f} to {slow * gpus / 3600:,.0f}", f"{low:.0%} to {high:.0%}")
-            )  # fmt: skip
+                (
+                    f"{gpus}",
+                    f"{batch:,}",
+                    f"{batch // gpus}",
+                    f"{fast / 3600:.2f} to {slow / 3600:.2f}",
+                    f"{fast * gpus / 3600:,.0f} to {slow * gpus / 3600:,.0f}",
+                    f"{low:.0%} to {high:.0%}",
+                )
+            )
     return rows
 
 
 def exchange() -> Rows:
-    rows: Rows = [("GPUs", "batch", "ms: backbone", "loss", "keys gathered", "keys in a ring", "gradients (behind backward)", "statistics", "MB: keys", "keys, ring", "gradients", "keys held")]  # fmt: skip
+    rows: Rows = [
+        (
+            "GPUs",
+            "batch",
+            "ms: backbone",
+            "loss",
+            "keys gathered",
+            "keys in a ring",
+            "gradients (behind backward)",
+            "statistics",
+            "MB: keys",
+            "keys, ring",
+            "gradients",
+            "keys held",
+        )
+    ]
     for gpus in GPUS:
         for batch in batches(gpus):
             one, ring = (model.step(VIT_B, gpus, batch, HIGH, ring=kind) for kind in (False, True))
@@ -114,10 +135,22 @@ def exchange() -> Rows:
             ms = (one.backbone, one.loss, one.keys, ring.keys)
             sent = (model.key_bytes(share, gpus, VIT_B.dim), model.key_bytes(share, gpus, VIT_B.dim, ring=True))
             rows.append(
-                (f"{gpus}", f"{batch:,}", *(f"{value * 1e3:.2f}" for value in ms),
-                 f"{one.gradients * 1e3:.2f} ({one.exposed * 1e3:.2f})", f"{one.norms * 1e3:.2f}",
-                 *(f"{value / 1e6:.1f}" for value in (*sent, model.gradient_bytes(VIT_B.parameters, gpus), batch * VIT_B.dim * model.FLOAT)))
-            )  # fmt: skip
+                (
+                    f"{gpus}",
+                    f"{batch:,}",
+                    *(f"{value * 1e3:.2f}" for value in ms),
+                    f"{one.gradients * 1e3:.2f} ({one.exposed * 1e3:.2f})",
+                    f"{one.norms * 1e3:.2f}",
+                    *(
+                        f"{value / 1e6:.1f}"
+                        for value in (
+                            *sent,
+                            model.gradient_bytes(VIT_B.parameters, gpus),
+                            batch * VIT_B.dim * model.FLOAT,
+                        )
+                    ),
+                )
+            )
     return rows
 
 
@@ -131,16 +164,35 @@ def storage() -> Rows:
         rate = batch / model.step(VIT_B, gpus, batch, HIGH).seconds
         read = rate / VIT_B.repeats
         rows.append(
-            (f"{gpus}", f"{rate:,.0f}", f"{read:,.0f}", f"{read * JPEG_BYTES / 1e9:.1f}",
-             f"{read * decode / max(1, gpus // HW.gpus):.0f}", f"{model.checkpoint_bytes(VIT_B) / 1e9:.2f}")
-        )  # fmt: skip
+            (
+                f"{gpus}",
+                f"{rate:,.0f}",
+                f"{read:,.0f}",
+                f"{read * JPEG_BYTES / 1e9:.1f}",
+                f"{read * decode / max(1, gpus // HW.gpus):.0f}",
+                f"{model.checkpoint_bytes(VIT_B) / 1e9:.2f}",
+            )
+        )
     return rows
 
 
 def failures() -> Rows:
     size = model.checkpoint_bytes(VIT_B)
     stall = size / HW.copy_rate
-    rows: Rows = [("GPUs", "hours", "failures expected", "at a sixth of the time between failures", "epoch, minutes", "redone and waited for, GPU-hours", "the same, a sixth", "Young, minutes", "Daly", "copies, s in all")]  # fmt: skip
+    rows: Rows = [
+        (
+            "GPUs",
+            "hours",
+            "failures expected",
+            "at a sixth of the time between failures",
+            "epoch, minutes",
+            "redone and waited for, GPU-hours",
+            "the same, a sixth",
+            "Young, minutes",
+            "Daly",
+            "copies, s in all",
+        )
+    ]
     bad = Hardware(node_mtbf_s=HW.node_mtbf_s / 6)
     for gpus in GPUS:
         batch, nodes = 128 * gpus, gpus / HW.gpus
@@ -149,10 +201,19 @@ def failures() -> Rows:
         usual, worse = (model.faults(seconds, nodes, epoch, stall, hardware) for hardware in (HW, bad))
         mtbf = HW.node_mtbf_s / nodes
         rows.append(
-            (f"{gpus}", f"{seconds / 3600:.2f}", f"{usual.number:.4f}", f"{worse.number:.4f}", f"{epoch / 60:.1f}",
-             f"{usual.lost_s * gpus / 3600:.4f}", f"{worse.lost_s * gpus / 3600:.4f}",
-             f"{model.young(stall, mtbf) / 60:.1f}", f"{model.daly(stall, mtbf) / 60:.1f}", f"{usual.stall_s:.1f}")
-        )  # fmt: skip
+            (
+                f"{gpus}",
+                f"{seconds / 3600:.2f}",
+                f"{usual.number:.4f}",
+                f"{worse.number:.4f}",
+                f"{epoch / 60:.1f}",
+                f"{usual.lost_s * gpus / 3600:.4f}",
+                f"{worse.lost_s * gpus / 3600:.4f}",
+                f"{model.young(stall, mtbf) / 60:.1f}",
+                f"{model.daly(stall, mtbf) / 60:.1f}",
+                f"{usual.stall_s:.1f}",
+            )
+        )
     return rows
 
 
@@ -220,9 +281,15 @@ def study() -> Rows:
                 hours = [model.study_seconds(500, gpus, per_cell, seconds) / 3600 for seconds in (fast, slow)]
                 rate = gpus // per_cell * ROWS_AN_EPOCH * recipe.epochs / fast
                 rows.append(
-                    (recipe.name, f"{gpus}", f"{per_cell}", f"{hours[0]:,.1f} to {hours[1]:,.1f}",
-                     f"{500 * fast * per_cell / 3600:,.0f} to {500 * slow * per_cell / 3600:,.0f}", f"{rate:,.1f}")
-                )  # fmt: skip
+                    (
+                        recipe.name,
+                        f"{gpus}",
+                        f"{per_cell}",
+                        f"{hours[0]:,.2f} to {hours[1]:,.2f}",
+                        f"{500 * fast * per_cell / 3600:,.0f} to {500 * slow * per_cell / 3600:,.0f}",
+                        f"{rate:,.1f}",
+                    )
+                )
     return rows
 
 
@@ -246,7 +313,12 @@ def cpu_rates() -> dict[str, float]:
     adam = 7 * model.FLOAT * SMALL.parameters / (model.at(phases, "figures", "simlap", "optimiser") * 1e-3)
     flops = model.calibrated_flops(RESNET, rates[RESNET.name], us[0], adam)
     predicted = model.cpu_images_per_s(SMALL, us[1], flops, adam)
-    return {"measured large": rates[RESNET.name], "FLOP/s": flops, "measured small": rates[SMALL.name], "predicted small": predicted}  # fmt: skip
+    return {
+        "measured large": rates[RESNET.name],
+        "FLOP/s": flops,
+        "measured small": rates[SMALL.name],
+        "predicted small": predicted,
+    }
 
 
 def check() -> Rows:
@@ -262,9 +334,16 @@ def check() -> Rows:
 
 
 TABLES: dict[str, Callable[[], Rows]] = {
-    "inputs": inputs, "run": run, "exchange": exchange, "storage": storage, "failures": failures, "study": study,
-    "study_failures": study_failures, "memory": memory, "check": check,
-}  # fmt: skip
+    "inputs": inputs,
+    "run": run,
+    "exchange": exchange,
+    "storage": storage,
+    "failures": failures,
+    "study": study,
+    "study_failures": study_failures,
+    "memory": memory,
+    "check": check,
+}
 
 
 def main() -> None:

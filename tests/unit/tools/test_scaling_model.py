@@ -69,7 +69,7 @@ def test_bytes_of_a_written_checkpoint(tmp_path: Path) -> None:
     for parameter in method.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    tensors = optimizer_tensors(optimizer)
+    tensors, _ = optimizer_tensors(optimizer.state_dict())
     CheckpointStore(Storage(tmp_path)).save(Checkpoint(1, 0, method.state_dict(), tensors, {}))
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     expected = model.checkpoint_bytes(SMALL)
