@@ -47,7 +47,7 @@ class Hardware:
     storage_rate: float = 1e9
     """Bytes/s at which one process writes to shared storage (assumed)."""
     node_mtbf_s: float = 54 * 86400 * 2048 / 419
-    """Between two failures of a node: 419 unexpected interruptions in 54 days of 2,048 nodes (arXiv 2407.21783, section 3.3.4)."""
+    """Between two failures of a node: 419 interruptions in 54 days of 2,048 nodes (arXiv 2407.21783, section 3.3.4)."""
     restart_s: float = 120.0
     """From a failure to training again: the limit that two nodes on this machine have to keep, not a figure of a cluster."""
 
@@ -130,7 +130,7 @@ def key_bytes(rows: int, workers: int, dim: int, *, ring: bool = False) -> int:
     keys go round three times, and the gradients once, back to whose they are.
     """
     share = rows * dim * FLOAT
-    return share * (4 * workers - 3 if ring and workers > 1 else 2 * (workers - 1))
+    return share * (4 if ring else 2) * (workers - 1)
 
 
 def gradient_bytes(parameters: int, workers: int) -> float:
@@ -212,7 +212,7 @@ def step(
     far = share * (workers - hw.gpus) if nodes > 1 else 0
     if ring:  # one after the other: each waits for its neighbour
         slowest = outside if nodes > 1 else inside
-        keys = (4 * workers - 3) * (hw.message_s + share / slowest)
+        keys = 4 * (workers - 1) * (hw.message_s + share / slowest)
     else:  # gathered through all adapters of a node, the gradients by each GPU's own
         keys = 2 * (hw.collective_s + near / inside) + far / hw.gpus / outside + far / outside
     statistics = norm_bytes(recipe.norms, workers) / (outside if nodes > 1 else inside)

@@ -2,8 +2,8 @@
 
     python -m tools.scaling_page [TABLE ...] [--write]
 
-The page holds blocks `<!-- table: NAME -->` ... `<!-- end -->`; with `--write` what is between them is renewed. A test fails where the
-page and the model differ.
+The page holds blocks `<!-- table: NAME -->` ... `<!-- end -->`; with `--write` what is between them is renewed.
+A test fails where the page and the model differ.
 """
 
 from __future__ import annotations
