@@ -26,6 +26,8 @@ TIMEOUT_S = 120.0
 MAX_MIB = 20
 """The most that is sent to nodes. Ray takes 100."""
 
+_LEAVING_S = 20.0
+"""How long a node that has just died may stay in Ray's list. What is asked of it fails at once."""
 _SEEN_S = 5.0
 """How long a network file system may take to show on one machine what another has written."""
 _UNREADABLE = "what it writes there does not arrive on this machine"
@@ -185,6 +187,17 @@ def _simlap(facts: Facts) -> str:
 
 def _ask(nodes: Sequence[Member], storage: Storage) -> dict[str, Facts | str]:
     """What every node has, by its label, or why it did not answer. Nodes that end meanwhile are left out."""
+    end = time.monotonic() + _LEAVING_S
+    found = _ask_once(nodes, storage)
+    while (silent := [node for node in nodes if isinstance(found.get(node.label), str)]) and time.monotonic() < end:
+        time.sleep(1.0)
+        for node in silent:
+            del found[node.label]
+        found |= _ask_once(silent, storage)
+    return found
+
+
+def _ask_once(nodes: Sequence[Member], storage: Storage) -> dict[str, Facts | str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -22,7 +22,8 @@ def check_alike(tensors: Mapping[str, Tensor], world: World, when: str) -> None:
     """Compare digests of all tensors over the workers, which must call it together; 8 bytes a tensor are exchanged.
 
     Args:
-        tensors: by name, the same names on all workers.
+        tensors: by name, the same names on all workers, in any order: what was read from a safetensors file has another one in
+            every process.
         world: the data-parallel world.
         when: for the error.
 
@@ -31,12 +32,13 @@ def check_alike(tensors: Mapping[str, Tensor], world: World, when: str) -> None:
     """
     if world.size == 1 or not tensors:
         return
-    mine = torch.stack([digest(tensor).to(world.device) for tensor in tensors.values()])
+    names = sorted(tensors)
+    mine = torch.stack([digest(tensors[name]).to(world.device) for name in names])
     held = [tuple(row) for row in gather(mine).view(world.size, -1).tolist()]
     ((most, count),) = Counter(held).most_common(1)
     if count == world.size:
         return
-    differ = [name for name, column in zip(tensors, zip(*held, strict=True), strict=True) if len(set(column)) > 1]
+    differ = [name for name, column in zip(names, zip(*held, strict=True), strict=True) if len(set(column)) > 1]
     others = [rank for rank, row in enumerate(held) if row != most]
     if count > len(others):
         rest = [rank for rank in range(world.size) if rank not in others]

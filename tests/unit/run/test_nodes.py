@@ -6,6 +6,7 @@ import ast
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import simlap
 from simlap.errors import UserError
 from simlap.run import nodes
 from simlap.run.nodes import Facts, Member, check_size, complaints, lacking, members, refuse
+from simlap.storage import Storage
 
 OWN = Facts("3.12", "0.1.0", "aaaa", "/home/me/simlap", "2.15.0+cu130")
 
@@ -145,3 +147,29 @@ def test_the_round_trip_over_the_storage(tmp_path: Path) -> None:
     assert (tmp_path / "answer").read_text() == "token"
     (tmp_path / "folder").mkdir()
     assert look(str(tmp_path), "marker", "folder")["storage"].startswith("IsADirectoryError")
+
+
+def test_a_node_that_has_just_died_is_asked_again_until_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray goes on listing it for a while; what is sent there fails."""
+    well, dying, back = (Member(letter * 56, f"10.0.0.{letter}") for letter in "123")
+    answers: list[dict[str, Facts | str]] = [
+        {well.label: OWN, dying.label: "ActorDiedError", back.label: "OutOfMemoryError"},
+        {dying.label: "ActorDiedError", back.label: OWN},
+        {},
+    ]
+    asked: list[list[Member]] = []
+
+    def ask(nodes: Sequence[Member], storage: Storage) -> dict[str, Facts | str]:
+        asked.append(list(nodes))
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(nodes, "_ask_once", ask)
+    monkeypatch.setattr("simlap.run.nodes.time.sleep", lambda seconds: None)
+    assert nodes._ask([well, dying, back], Storage(tmp_path)) == {well.label: OWN, back.label: OWN}
+    assert asked == [[well, dying, back], [dying, back], [dying]]
+
+    asked.clear()
+    monkeypatch.setattr(nodes, "_LEAVING_S", 0.0)
+    assert nodes._ask([well, dying, back], Storage(tmp_path)) == answers[0], "told, in the end"
