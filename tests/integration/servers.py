@@ -148,15 +148,26 @@ class FaultProxy:
     """Passes requests on to a server, and misbehaves as it is told: what `fault` names at the moment of a request.
 
     `delay`: answers after `delay_s`; `errors`: half of the requests get a 500 or 503, and the server does not see them; `cut`:
-    half of the answers are thrown away after the server has done what was asked, and the connection is closed.
+    half of the answers are thrown away after the server has done what was asked, and the connection is closed. The first
+    request after `fault` was set is always one of them.
     """
 
     def __init__(self, port: int, seed: int = 0, delay_s: float = 1.0) -> None:
-        self.target, self.delay_s, self.fault = port, delay_s, ""
+        self.target, self.delay_s = port, delay_s
         self.count: dict[str, int] = {"delay": 0, "errors": 0, "cut": 0, "": 0}
         self._rng, self._lock = random.Random(seed), threading.Lock()
+        self._fault, self._first = "", False
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def fault(self) -> str:
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: str) -> None:
+        with self._lock:
+            self._fault, self._first = fault, fault != ""
 
     def start(self) -> None:
         proxy = self
@@ -187,9 +198,10 @@ class FaultProxy:
         self.stop()
 
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
-        fault = self.fault
         with self._lock:
-            hit = fault == "delay" or (fault != "" and self._rng.random() < 0.5)
+            fault = self._fault
+            hit = self._first or fault == "delay" or (fault != "" and self._rng.random() < 0.5)
+            self._first = False
             status = self._rng.choice((500, 503))
             self.count[fault if hit else ""] += 1
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))

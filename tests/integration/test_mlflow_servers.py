@@ -19,7 +19,7 @@ from simlap.storage import Storage
 from tests.integration.mlflow_studies import study, train, write_checkpoints, write_plan
 from tests.integration.rows import journalled, shipped
 from tests.integration.servers import PASSWORD, USER, FaultProxy, Server, basic_auth, postgres, postgres_programs
-from tests.integration.studies import Lab
+from tests.integration.studies import Lab, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,6 +95,10 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
     write_plan(storage, view)
     journals: dict[str, Journal] = {}
     waited = 0.0
+
+    def returns() -> int:
+        return sum("is back" in record.getMessage() for record in caplog.records)
+
     with FaultProxy(server.port) as proxy:
         shipper, stop = Shipper(storage, view.name, proxy.url), threading.Event()
 
@@ -108,13 +112,18 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
         for epoch, fault in enumerate(("", "errors", "cut", "refuse", "delay", "errors", "cut"), start=1):
             if fault == "refuse":
                 proxy.stop()
+            before = proxy.count.get(fault, 0)
             proxy.fault = fault
             began = time.monotonic()
             train(storage, view, epoch, journals)
             waited = max(waited, time.monotonic() - began)
-            time.sleep(1.5)
             if fault == "refuse":
+                time.sleep(1.5)
                 proxy.start()
+            else:
+                wait_for(lambda: proxy.count[fault] > before, 120)  # noqa: B023 - called at once
+            if fault == "delay":  # slow answers are answers
+                wait_for(lambda: returns() > 0, 120)
         write_checkpoints(storage, view)
         train(storage, view, 8, journals)
         time.sleep(1.0)
@@ -122,17 +131,16 @@ def test_a_server_that_misbehaves_ends_up_with_every_row_once(
         shipping.join()
         proxy.fault = ""
         assert shipper.finish().errors == []
-        assert min(proxy.count[fault] for fault in ("delay", "errors", "cut")) >= 2
+        assert min(proxy.count[fault] for fault in ("errors", "cut")) >= 2
         assert not needs_projection(read_study(storage, view.name), storage, proxy.url)
         client = MlflowClient(server.url)
         assert shipped(client, view.name) == journalled(storage, view.name)
         models = client.search_logged_models([shipper.report.experiment_id])
         assert [str(model.status) for model in models] == ["READY"] * 2
-    assert waited < 2.0, "who journals does not wait for the server"
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("is back" in line for line in said) >= 2
+    assert waited < 9.0, "who journals does not wait for the server, whose answers are waited for for ten seconds"
+    assert returns() >= 2
     in_full = [record for record in caplog.records if record.exc_info]
-    assert len(in_full) <= sum("is back" in line for line in said) + 1, "once for each time that it was away"
+    assert len(in_full) <= returns() + 1, "once for each time that it was away"
 
 
 @pytest.mark.usefixtures("let_in")
