@@ -105,7 +105,10 @@ def digits(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
 def cifar10_small(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
     """The central study: filter on or off, SupCon, with arbitrary and with distinct pairs."""
     facts, view = soak.study("cifar10_small", gates=True)
-    return facts, [*_claims(view), ("takes no more than 60 minutes", facts["seconds"] <= 3600)]
+    return facts, [
+        *_claims(view),
+        ("its runs take no more than 60 minutes, one after another", facts["device_seconds"] <= 3600),
+    ]
 
 
 def long_training(soak: Soak) -> tuple[dict[str, Any], list[Claim]]:
