@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
+from simlap.run.preemption import is_preempted, listen
 
 app = typer.Typer(
     name="simlap",
@@ -21,7 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, WRONG_INPUT = 0, 1, 2
+INTERRUPTED, PREEMPTED = 130, 143
+"""What shells say of a process that SIGINT, or SIGTERM, has ended."""
 
 StorageOption = Annotated[
     str, typer.Option("--storage", help="Where runs are kept: a folder or any pyarrow.fs URI (s3://...).")
@@ -38,19 +41,26 @@ RootOption = Annotated[
 ]
 
 
+def interrupted(where: str = "") -> int:
+    """Say that somebody has stopped this command, and what goes on with it. Returns the exit code."""
+    word, code = ("preempted", PREEMPTED) if is_preempted() else ("interrupted", INTERRUPTED)
+    complain(f"{word}{where}; continue with: [bold]{escape(this_command())}[/]")
+    return code
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
     come out again, or damaged images, 2 wrong input, 3 budget reached,
-    4 study taken over, 130 interrupted."""
+    4 study taken over, 130 interrupted (Ctrl-C), 143 preempted (SIGTERM)."""
     warnings.filterwarnings("ignore")
+    listen()
     try:
         code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns
     except UserError as error:
         complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
     except (typer.Abort, KeyboardInterrupt):
-        complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupted())
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
             complain(f"[bold red]error:[/] {escape(error.format_message())}")

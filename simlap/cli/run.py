@@ -10,13 +10,13 @@ from rich.markup import escape
 
 from simlap.cli.app import (
     FAILED,
-    INTERRUPTED,
     OK,
     AddressOption,
     SetOption,
     StorageOption,
     TrackingOption,
     app,
+    interrupted,
 )
 from simlap.cli.output import (
     complain,
@@ -26,7 +26,6 @@ from simlap.cli.output import (
     print_metrics,
     print_shipped,
     quiet_stderr,
-    this_command,
     warn_if_away,
 )
 from simlap.errors import UserError
@@ -66,6 +65,7 @@ def run(
         out.print(f"{which}{_headline(stage, kept=kept)}", soft_wrap=True, markup=False)
         if told := _other_code(stage):
             out.print(told, style="yellow", soft_wrap=True, markup=False)
+        code = FAILED
         with quiet_stderr():
             view = stage.view
             if not kept:
@@ -74,7 +74,7 @@ def run(
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
         elif view.state == "interrupted":
-            complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(this_command())}[/]")
+            code = interrupted(f" after epoch {view.epoch}")
         elif not kept:
             print_metrics(_results(view))
             _print_gates(stage)
@@ -83,7 +83,7 @@ def run(
             out.print(f"run directory  {stage.where}", soft_wrap=True, markup=False)
         print_shipped(shipped, uri, stage.experiment.name)
         if view.state != "done":
-            raise typer.Exit(INTERRUPTED if view.state == "interrupted" else FAILED)
+            raise typer.Exit(code)
     raise typer.Exit(OK)
 
 

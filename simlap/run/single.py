@@ -16,6 +16,7 @@ from simlap.record.tracking.uri import hide_credentials
 from simlap.record.view import CellView, EpochRow
 from simlap.run.cluster import check_placement, connect, local_node
 from simlap.run.nodes import agree
+from simlap.run.preemption import PREEMPTED, is_preempted
 from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
@@ -74,7 +75,8 @@ def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str
 def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Callable[[EpochRow], None]) -> CellView:
     """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
 
-    Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
+    Ctrl-C, or a notice that the machine is about to be taken away (`simlap.run.preemption`), asks the workers to save and stop;
+    a second Ctrl-C leaves at once (the last epoch is safe all the same).
     """
     check_placement(run.experiment.resources, connect(address, reports=False), file=file)
     if address is not None:
@@ -110,7 +112,7 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
                 if asked:
                     raise
                 asked = True
-                folder.write(STOP_REQUEST, b"")
+                folder.write(STOP_REQUEST, PREEMPTED.encode() if is_preempted() else b"")
     finally:
         folder.delete(STOP_REQUEST)
     _announce(run, seen, on_epoch)

@@ -25,21 +25,21 @@ def numbers(cell: CellView) -> list[dict[str, float]]:
     return [{k: v for k, v in row.metrics.items() if not k.startswith("time/")} for row in cell.rows]
 
 
-def test_stopped_by_ctrl_c_and_continued(tmp_path: Path, undisturbed: Lab) -> None:
-    """The interrupted run ends as the same cell of an undisturbed study did, and is one MLflow run."""
+def test_preempted_and_continued(tmp_path: Path, undisturbed: Lab) -> None:
+    """SIGTERM and Ctrl-C take the same way. The run ends as the same cell of an undisturbed study did, and is one MLflow run."""
     arguments = ("run", "base.yaml", "train.epochs=30", "checkpoint.every_epochs=7")
     # protocols are no part of what a run is: these make its epochs last long enough to be interrupted
     slowly = "evaluate=[{kind: probe}, {kind: knn}, {kind: collapse}, {kind: finetune, every_epochs: 1, epochs: 40}]"
     lab = Lab(tmp_path)
     going = lab.start(*arguments, slowly)
     wait_for(lambda: only_cell(lab).epoch >= 2)
-    os.kill(going.pid, signal.SIGINT)
+    os.kill(going.pid, signal.SIGTERM)
     out, err = going.communicate(timeout=600)
-    assert going.returncode == 130, (out, err)
-    assert "continue with: simlap run base.yaml" in err
-    assert "--resume" in err
+    assert going.returncode == 143, (out, err)
     stopped = only_cell(lab)
-    assert stopped.state == "interrupted"
+    assert f"preempted after epoch {stopped.epoch}; continue with: simlap run base.yaml" in err
+    assert "--resume" in err
+    assert (stopped.state, stopped.reason) == ("interrupted", "preempted")
     assert 2 <= stopped.epoch < 30
 
     done = lab.run(*arguments, "--resume")
