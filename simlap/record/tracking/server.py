@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from simlap.errors import UserError
-from simlap.record.tracking.uri import hide_credentials, sqlite_path, without_credentials
+from simlap.record.tracking.uri import sqlite_path, without_credentials
+from simlap.redact import hide_credentials
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 5.0
