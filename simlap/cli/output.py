@@ -86,6 +86,14 @@ def warn_if_away(uri: str) -> None:
         )
 
 
+def warn_if_open(address: str | None) -> None:
+    """Say that a Ray cluster takes orders from anybody who reaches it over the network."""
+    from simlap.run.access import open_cluster
+
+    if address and (told := open_cluster(address)):
+        complain(f"[yellow]open cluster:[/] {escape(told)}")
+
+
 def print_shipped(shipped: ShipReport | None, uri: str, name: str, *, study: bool = False) -> None:
     """Where the records are; `name` is their experiment's."""
     from simlap.record.tracking.uri import run_link, study_link

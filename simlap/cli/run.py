@@ -28,6 +28,7 @@ from simlap.cli.output import (
     quiet_stderr,
     this_command,
     warn_if_away,
+    warn_if_open,
 )
 from simlap.errors import UserError
 
@@ -56,6 +57,7 @@ def run(
     loaded = load_experiment(experiment, [*(overrides or []), *(set_ or [])])
     warn_if_away(uri)
     stages = prepare(loaded, Storage(storage), file=str(experiment), address=address)
+    warn_if_open(address)
     if not resume:
         for stage in stages:
             _check_untouched(stage)

@@ -97,6 +97,9 @@ def test_an_address_of_files_with_a_secret_is_refused(uri: str) -> None:
         assert "hush" not in str(error.value)
 
 
-@pytest.mark.parametrize
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://b/x?endpoint_override=127.0.0.1%3A99&scheme=http", "abfs://c@a.net/x", "hdfs://h:80/a@b", "/a:b@c"],
+)
 def test_other_addresses_are_not(uri: str) -> None:
     refuse_credentials(uri, "storage")
