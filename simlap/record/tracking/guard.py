@@ -84,4 +84,4 @@ def allowed_hosts(host: str, port: int) -> list[str]:
         families = (socket.AF_INET, socket.AF_INET6)
         found = [one for several in psutil.net_if_addrs().values() for one in several if one.family in families]
         names |= {one.address.partition("%")[0] for one in found}
-    return sorted(f"{in_url(name)}:{port}" for name in names - {"0.0.0.0", "::"})
+    return sorted(f"{in_url(name)}:{port}" for name in names if not is_any(name))
