@@ -158,7 +158,7 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error
             if isinstance(error, ray.exceptions.AuthenticationError):
