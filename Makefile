@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test soak lint format bench constraints clean
+.PHONY: help env demo test soak lint audit format bench constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ soak: $(STAMP) ## a study under fifty kills, a tracking server that goes away, t
 
 lint: $(STAMP) ## style, types, architecture, tree
 	@sh tools/lint.sh '$(BIN)'
+
+audit: $(STAMP) ## known vulnerabilities of what is installed; skipped, and said so, where the service cannot be reached
+	@$(BIN)/python tools/audit.py '$(BIN)/uv'
 
 format: $(STAMP) ## let ruff format and repair what it can
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .

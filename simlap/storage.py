@@ -15,6 +15,7 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from simlap.errors import UserError
+from simlap.redact import refuse_credentials
 
 
 class Storage:
@@ -23,6 +24,7 @@ class Storage:
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.uri = os.fspath(uri)
         if "://" in self.uri:
+            refuse_credentials(self.uri, "storage")
             try:
                 self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
             except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
+from simlap.redact import hide_credentials
 from simlap.run.preemption import is_preempted, listen
 
 app = typer.Typer(
@@ -61,9 +63,10 @@ def main() -> None:
         sys.exit(WRONG_INPUT)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(interrupted())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the program ends here
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
             complain(f"[bold red]error:[/] {escape(error.format_message())}")
             sys.exit(WRONG_INPUT)
-        raise
+        sys.stderr.write(hide_credentials(traceback.format_exc()))  # as Python would, but for the secrets in it
+        sys.exit(FAILED)
     sys.exit(code or OK)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from simlap.redact import hide_credentials
+
 if TYPE_CHECKING:
     from simlap.record.ship import ShipReport
     from simlap.record.view import EpochRow
@@ -26,12 +28,12 @@ _errors: list[TextIO] = []
 
 
 def complain(text: str) -> None:
-    Console(file=_errors[-1] if _errors else sys.stderr, highlight=False).print(text, soft_wrap=True)
+    """Print to the standard error, without secrets."""
+    where = _errors[-1] if _errors else sys.stderr
+    Console(file=where, highlight=False).print(hide_credentials(text), soft_wrap=True)
 
 
 def this_command() -> str:
-    from simlap.record.tracking.uri import hide_credentials
-
     words = [hide_credentials(word) for word in sys.argv[1:]]
     return shlex.join(["simlap", *words, *(["--resume"] if words[:1] == ["run"] and "--resume" not in words else [])])
 
@@ -82,6 +84,14 @@ def warn_if_away(uri: str) -> None:
             f"[yellow]MLflow is away:[/] {escape(away)}; nothing waits for it: the records are sent once it is back, "
             "or with `simlap sync`"
         )
+
+
+def warn_if_open(address: str | None) -> None:
+    """Say that a Ray cluster takes orders from anybody who reaches it over the network."""
+    from simlap.run.access import open_cluster
+
+    if address and (told := open_cluster(address)):
+        complain(f"[yellow]open cluster:[/] {escape(told)}")
 
 
 def print_shipped(shipped: ShipReport | None, uri: str, name: str, *, study: bool = False) -> None:

@@ -27,6 +27,7 @@ from simlap.cli.output import (
     print_shipped,
     quiet_stderr,
     warn_if_away,
+    warn_if_open,
 )
 from simlap.errors import UserError
 
@@ -55,6 +56,7 @@ def run(
     loaded = load_experiment(experiment, [*(overrides or []), *(set_ or [])])
     warn_if_away(uri)
     stages = prepare(loaded, Storage(storage), file=str(experiment), address=address)
+    warn_if_open(address)
     if not resume:
         for stage in stages:
             _check_untouched(stage)

@@ -20,7 +20,7 @@ from simlap.cli.app import (
     app,
     interrupted,
 )
-from simlap.cli.output import complain, out, print_shipped, quiet_stderr, warn_if_away
+from simlap.cli.output import complain, out, print_shipped, quiet_stderr, warn_if_away, warn_if_open
 from simlap.errors import UserError
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def ablate(
     uri = resolve_tracking_uri(tracking_uri)
     loaded = load_study(study, tuple(set_ or []))
     warn_if_away(uri)
+    warn_if_open(address)
     if detach:
         from simlap.cli.detach import detach as run_detached
 

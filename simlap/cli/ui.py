@@ -8,13 +8,16 @@ import sys
 import webbrowser
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simlap.cli.app import OK, StorageOption, TrackingOption, app
 from simlap.cli.output import out
 from simlap.errors import UserError
+
+if TYPE_CHECKING:
+    from simlap.record.tracking.guard import Guard
 
 
 @app.command()
@@ -25,6 +28,10 @@ def ui(
     port: Annotated[
         int | None, typer.Option("--port", min=1, max=65535, help="Of the page (default: any that is free).")
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Interface to listen on (0.0.0.0: all); others than this machine need a password."),
+    ] = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
 ) -> None:
     """Open MLflow's page on a study. Serves the records on this machine until Ctrl-C; a server that runs is only linked to."""
@@ -45,16 +52,28 @@ def ui(
         _chosen(study, experiments(uri), storage, uri)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # a shell starts what runs in the background with it ignored
-    server = OwnServer(uri, port)
+    server = OwnServer(uri, port, host)
     try:
         out.print("MLflow starts ...", markup=False)
         with server:
+            if server.guard is not None:
+                _show_access(server.guard)
             _show(server.url, _chosen(study, experiments(server.url), storage, uri), no_browser=no_browser)
             out.print("Ctrl-C ends it", markup=False)
             sys.stdout.flush()
             server.wait()
     except KeyboardInterrupt:
         raise typer.Exit(OK) from None
+
+
+def _show_access(guard: Guard) -> None:
+    """How others get in. A password that was made is printed where a person reads it, not into a log."""
+    out.print(f"user           {guard.user}", soft_wrap=True, markup=False)
+    if not guard.is_made:
+        shown = "that of MLFLOW_TRACKING_PASSWORD"
+    else:
+        shown = guard.password_file.read_text() if sys.stdout.isatty() else f"in {guard.password_file}"
+    out.print(f"password       {shown}", soft_wrap=True, markup=False)
 
 
 def _study_name(name: str | None) -> str | None:

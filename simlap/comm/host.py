@@ -30,7 +30,7 @@ _SPIN_S, _PAUSE_S, _LOOK_S = 0.02, 0.0005, 1.0
 `_LOOK_S` it looks whether the others are still there."""
 _TIMEOUT_S = 1800.0
 """As long as process groups wait by default."""
-_MEMORY = Path("/dev/shm")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - files there are this user's alone, by mode
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -88,10 +88,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 def parse(text: str, *, file: str | None = None) -> Any:
     """Parse YAML text. Raises ConfigError with file, line and reason."""
-    if len(text) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
         raise ConfigError(f"is larger than {MAX_BYTES} bytes, which no config is", file=file)
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, and stricter
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -106,7 +106,8 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], str]:
     """Read a YAML file that must hold a mapping. Returns it and the text."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)  # no more of a file that is too large
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError("no such file", file=str(path), key="", choices=siblings) from None

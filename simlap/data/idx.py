@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from simlap.errors import DataError
 
 _PREFIXES: dict[Part, str] = {"train": "train", "test": "t10k"}
 _UINT8 = 8
+MAX_BYTES = 1 << 32
+"""Of an array; the largest sets in this format have half a GiB."""
 
 
 def find_idx(folders: list[Path]) -> Path | None:
@@ -58,30 +61,45 @@ def read_idx(path: Path, dimensions: int, *, key: str) -> Tensor:
         key: named in errors.
 
     Raises:
-        DataError: unreadable, another magic number, cut off, or longer than it says.
+        DataError: unreadable, another magic number, cut off, longer than it says, or larger than `MAX_BYTES`.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - below
+        with cast("IO[bytes]", opened) as file:
+            shape = _read_shape(file, path, dimensions, key)
+            size = math.prod(shape)
+            content = file.read(size)
+            is_over = bool(file.read(1))  # a few compressed bytes can stand for any number of them
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}", key=key) from error
+    if len(content) < size or is_over:
+        fate, there = ("is too long", "more") if is_over else ("was cut off", f"{len(content)}")
+        raise DataError(f"{path} {fate}: its header says {_text(shape)} bytes, {there} are there", key=key)
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy()).reshape(shape)
+
+
+def _read_shape(file: IO[bytes], path: Path, dimensions: int, key: str) -> list[int]:
+    """The header's. Raises DataError where it is none of an array that can be read."""
+    header = file.read(4 + 4 * dimensions)
     magic = bytes((0, 0, _UINT8, dimensions))
-    if content[:4] != magic:
+    if header[:4] != magic:
         raise DataError(
             f"{path} is no IDX file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}: it begins with "
-            f"{content[:4].hex() or 'nothing'}, not {magic.hex()}",
+            f"{header[:4].hex() or 'nothing'}, not {magic.hex()}",
             key=key,
         )
-    start = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(content) < start or len(content) != start + math.prod(shape):
-        fate = "was cut off" if len(content) < start + math.prod(shape) else "is too long"
+    if len(header) < 4 + 4 * dimensions:
+        raise DataError(f"{path} was cut off: it ends within its header", key=key)
+    shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    if math.prod(shape) > MAX_BYTES:
         raise DataError(
-            f"{path} {fate}: its header says {' x '.join(map(str, shape))} bytes, {max(0, len(content) - start)} are there",
-            key=key,
+            f"{path} is too large: its header says {_text(shape)} bytes, at most {MAX_BYTES} are read", key=key
         )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).copy()).reshape(shape)
+    return shape
+
+
+def _text(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _find(folder: Path, part: Part, kind: str) -> Path | None:

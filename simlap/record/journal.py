@@ -36,6 +36,7 @@ from simlap.record.view import (
     TrialView,
     Unread,
 )
+from simlap.redact import hide_in_tree
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -88,6 +89,7 @@ class Journal:
 
     def end(self, state: CellState, epoch: int, *, reason: str | None = None, error: str | None = None) -> None:
         """The attempt is over: done, stopped (by a scheduler), interrupted (by the user) or failed. Nothing follows it."""
+        reason, error = hide_in_tree([reason, error])
         self._sequence = _LAST
         self.write({"type": "end", "state": state, "epoch": epoch, "reason": reason, "error": error})
 

@@ -14,7 +14,7 @@ from typing import Any
 from simlap.config import Experiment
 from simlap.config.schema.plugins import origin_of, plugins_in
 from simlap.record.code import code_hash, code_of
-from simlap.record.tracking.uri import hide_credentials
+from simlap.redact import hide_credentials
 
 PACKAGES = ("simlap", "torch", "torchvision", "timm", "ray", "mlflow", "numpy", "pyarrow")
 

@@ -22,10 +22,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO, cast
 
 from simlap.record.mlflow import Projected, StudyProjector
-from simlap.record.tracking.uri import hide_credentials, uri_hash, without_credentials
+from simlap.record.tracking.uri import uri_hash, without_credentials
+from simlap.redact import HidingStream, hide_credentials
 from simlap.storage import Storage
 
 POLL_S = 3.0
@@ -226,6 +227,7 @@ def _silence(log: Path) -> BinaryIO:
     sys.stdout.flush()
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
+    sys.stdout, sys.stderr = (cast("TextIO", HidingStream(stream)) for stream in (sys.stdout, sys.stderr))
     handler = logging.FileHandler(log)
     handler.setFormatter(_WithoutCredentials("%(asctime)s %(levelname)s %(message)s"))
     _log.addHandler(handler)

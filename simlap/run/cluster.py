@@ -6,7 +6,8 @@ import atexit
 import logging
 import os
 import warnings
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import psutil
 
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
+from simlap.run.access import check_token, make_token
 from simlap.run.preemption import listen_again
 from simlap.run.priority import batch_priority
 
@@ -143,8 +145,12 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
     if not ray.is_initialized():
         for name, value in ({} if address else _OWN_NODE).items():
             os.environ.setdefault(name, value)
+        check_token() if address else make_token()
         try:
-            with nullcontext() if address else batch_priority():
+            with ExitStack() as around:
+                if address is None:
+                    around.enter_context(batch_priority())
+                    around.enter_context(_on_loopback())
                 ray.init(
                     address=address or "local",  # never a cluster that happens to be around
                     runtime_env={"env_vars": _ENVIRONMENT, **_shipped(ship)} if address else None,
@@ -154,9 +160,14 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
                     log_to_driver=False,
                 )
             listen_again()  # Ray would end the process in the middle of what it does
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error
+            if isinstance(error, ray.exceptions.AuthenticationError):
+                raise UserError(
+                    f"--address {address}: the cluster asks for a token that this process does not have; set RAY_AUTH_MODE=token "
+                    "and RAY_AUTH_TOKEN_PATH, the file (of mode 0600) with the token that it was started with"
+                ) from error
             raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from error
         if address is None:
             _end_log_monitor()
@@ -166,6 +177,31 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that starts meanwhile, and workers' sockets between each other (gloo), are reached from this machine only.
+
+    Ray listens like this by itself where it knows only clusters of one machine: macOS and Windows.
+    """
+    from ray._private import ray_constants
+
+    names = [name for name, found in psutil.net_if_addrs().items() if any(one.address == "127.0.0.1" for one in found)]
+    settings = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    if names and "GLOO_SOCKET_IFNAME" not in os.environ:
+        settings["GLOO_SOCKET_IFNAME"] = names[0]
+    before = {name: os.environ.get(name) for name in settings}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(settings)  # read by the processes that start
+    ray_constants.ENABLE_RAY_CLUSTER = False  # and by this one when it was imported
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        for name, value in before[0].items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _shipped(package: Path | None) -> dict[str, Any]:

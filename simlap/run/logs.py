@@ -1,6 +1,7 @@
 """What a cell's process prints, kept with the cell: `cells/<id>/logs/<attempt>.log`.
 
-Objects are written whole, now and then and at the end of the attempt, and hold the last of what was printed.
+Objects are written whole, now and then and at the end of the attempt, and hold the last of what was printed, with stars in place
+of secrets.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from types import TracebackType
 
+from simlap.redact import MARGIN, hide_in_bytes
 from simlap.storage import Storage
 
 MOST = 2**20
@@ -46,7 +48,7 @@ class CellLog:
         self, cell: Storage, attempt: int, *, rank: int = 0, every_s: float = EVERY_S, most: int = MOST
     ) -> None:
         self.cell, self.path = cell, log_name(attempt, rank)
-        self._every_s, self._most = every_s, most
+        self._every_s, self._most, self._keep = every_s, most, most + MARGIN
         self._before_file = self._published = 0  # bytes printed before the file was begun; printed when last published
         self._tail = b""  # the last of those before
         self._stop = threading.Event()
@@ -77,7 +79,7 @@ class CellLog:
         printed = self._before_file + length
         if printed == self._published:
             return
-        text = self._last(length)
+        text = hide_in_bytes(self._last(length))[-self._most :]  # a secret at the cut is found whole
         head = b"[%d earlier bytes are left out]\n" % (printed - len(text)) if printed > len(text) else b""
         try:
             self.cell.write(self.path, head + text)
@@ -87,9 +89,9 @@ class CellLog:
         self._published = printed
 
     def _last(self, length: int) -> bytes:
-        """What is kept of everything printed, where the file has so many bytes."""
-        kept = min(length, self._most)
-        return (self._tail + os.pread(self._file.fileno(), kept, length - kept))[-self._most :]
+        """The last of everything printed, where the file has so many bytes."""
+        kept = min(length, self._keep)
+        return (self._tail + os.pread(self._file.fileno(), kept, length - kept))[-self._keep :]
 
     def _turn_over(self) -> None:
         """Go on in an empty file, or the disk would be filled. What children go on printing to the full one is lost."""

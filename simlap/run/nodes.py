@@ -16,7 +16,7 @@ from typing import Any
 
 import simlap
 from simlap.errors import UserError
-from simlap.record.tracking.uri import hide_credentials
+from simlap.redact import hide_credentials
 from simlap.run.cluster import connect
 from simlap.storage import Storage
 

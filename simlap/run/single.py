@@ -12,8 +12,8 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt, re
 from simlap.record.mlflow import project_run
 from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
-from simlap.record.tracking.uri import hide_credentials
 from simlap.record.view import CellView, EpochRow
+from simlap.redact import hide_credentials
 from simlap.run.cluster import check_placement, connect, local_node
 from simlap.run.nodes import agree
 from simlap.run.preemption import PREEMPTED, is_preempted

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from simlap.record.journal import now_ms
+from simlap.redact import hide_in_tree
 from simlap.storage import Storage
 
 _log = logging.getLogger("simlap.study")
@@ -68,7 +69,13 @@ class EventLog:
         """Publish an event."""
         if self._lost():
             return
-        row = {"schema_version": SCHEMA_VERSION, "t": now_ms(), "launch": self.launch, "type": kind, **fields}
+        row = {
+            "schema_version": SCHEMA_VERSION,
+            "t": now_ms(),
+            "launch": self.launch,
+            "type": kind,
+            **hide_in_tree(fields),
+        }
         data = (json.dumps(row) + "\n").encode()
         self.study.write(f"events/{self.launch:04d}-{self._sequence:05d}.jsonl", data)
         self._sequence += 1

@@ -12,7 +12,7 @@ from simlap.record import kept
 from simlap.record.code import code_of
 from simlap.record.journal import now_ms
 from simlap.record.provenance import collect
-from simlap.record.tracking.uri import hide_credentials
+from simlap.redact import hide_credentials
 from simlap.storage import Storage
 from simlap.study.searches import saved_searches
 from simlap.study.spec import DeclaredEpoch, Study

@@ -183,7 +183,7 @@ def _read_file(path: str) -> dict[str, Tensor]:
             "the file's name does not say its format", key=KEY, value=path, choices=[".safetensors", *_PICKLES]
         )
     try:
-        content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251 - tensors only
     except pickle.UnpicklingError as error:
         raise ConfigError(
             "holds more than tensors and plain values, which could run code when read; it is not read. Where you trust "

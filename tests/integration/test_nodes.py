@@ -36,7 +36,14 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(lonely: Path) -> Iterator[Raylets]:
+def _open_to_all() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(_open_to_all: None, lonely: Path) -> Iterator[Raylets]:
     hidden = [lonely, *(Path(entry) / "simlap" for entry in sys.path if (Path(entry) / "simlap/__init__.py").exists())]
     mounts = [f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in hidden]
     with Raylets(1) as cluster:
@@ -74,7 +81,8 @@ def test_a_storage_of_one_node_is_refused(cluster: Raylets, lonely: Path, tmp_pa
     lab = Lab(tmp_path / "lab", STUDY.replace("train.epochs: 30", "train.epochs: 1").replace("seeds: 2", "seeds: 1"))
     done = lab.run("ablate", "study.yaml", "--address", cluster.address, "--storage", str(lonely / "runs"))
     assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
+    warned, *lines = done.stderr.strip().splitlines()
+    assert warned.startswith(f"open cluster: the Ray cluster at {cluster.address} asks for no token")
     assert lines[0] == "error: the cluster's nodes are not alike"
     assert lines[1].startswith(f"1 of 2 nodes do not share --storage {lonely}/runs with this machine")
     assert "(node " in lines[2]

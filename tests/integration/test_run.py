@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 
 from simlap.record.journal import read_cell
@@ -25,6 +28,17 @@ def numbers(cell: CellView) -> list[dict[str, float]]:
     return [{k: v for k, v in row.metrics.items() if not k.startswith("time/")} for row in cell.rows]
 
 
+def open_ports(pid: int) -> list[str]:
+    """Processes of a launch that listen on more than the loopback interface, by their titles."""
+    found = []
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            hosts = [ip_address(c.laddr.ip.removeprefix("::ffff:")) for c in listening]
+            found += [process.cmdline()[0] for host in hosts if not host.is_loopback]
+    return found
+
+
 def test_preempted_and_continued(tmp_path: Path, undisturbed: Lab) -> None:
     """SIGTERM and Ctrl-C take the same way. The run ends as the same cell of an undisturbed study did, and is one MLflow run."""
     arguments = ("run", "base.yaml", "train.epochs=30", "checkpoint.every_epochs=7")
@@ -33,6 +47,8 @@ def test_preempted_and_continued(tmp_path: Path, undisturbed: Lab) -> None:
     lab = Lab(tmp_path)
     going = lab.start(*arguments, slowly)
     wait_for(lambda: only_cell(lab).epoch >= 2)
+    # torch's store of a worker group alone cannot be told where to listen
+    assert [title for title in open_ports(going.pid) if not title.startswith("ray::RayTrainWorker")] == []
     os.kill(going.pid, signal.SIGTERM)
     out, err = going.communicate(timeout=600)
     assert going.returncode == 143, (out, err)

@@ -10,6 +10,7 @@ from typing import Any
 
 from simlap.record.tracking.records import RunPlan
 from simlap.record.tracking.uri import holds_runs, uri_hash, without_credentials
+from simlap.redact import hide_credentials
 from simlap.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -72,7 +73,7 @@ class Cursor:
             return
         data: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "tracking_uri": without_credentials(tracking_uri),
+            "tracking_uri": hide_credentials(without_credentials(tracking_uri)),
             "experiment_id": self.experiment_id,
             "runs": {key: asdict(entry) for key, entry in self.runs.items()},
         }

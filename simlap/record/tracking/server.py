@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import os
 import signal
 import socket
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from simlap.errors import UserError
-from simlap.record.tracking.uri import hide_credentials, sqlite_path, without_credentials
+from simlap.net import LOOPBACK, in_url, is_any, is_loopback
+from simlap.record.tracking.guard import Guard
+from simlap.record.tracking.uri import sqlite_path, without_credentials
+from simlap.redact import hide_credentials
 
-HOST = "127.0.0.1"
 TIMEOUT_S = 5.0
 START_S = 180.0
 """A server that does not answer by then will not: on a loaded machine it takes most of a minute."""
@@ -116,24 +120,52 @@ def _user() -> tuple[str, str] | None:
     return (name, password) if name and password else None
 
 
-class OwnServer:
-    """`mlflow server` on a store of ours, for this machine only; up inside `with`, gone after it."""
+def _free_port(host: str, port: int | None) -> int:
+    """The port, or one that is free."""
+    try:
+        family, *_, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"no such name or address ({error})", key="--host", value=host) from error
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                why = "no interface of this machine has this address; valid: one that it has, or 0.0.0.0 for all"
+                raise UserError(why, key="--host", value=host) from error
+            why = f"cannot be used ({error.strerror}); another one, or none for any that is free"
+            raise UserError(why, key="--port", value=port) from error
+        return int(probe.getsockname()[1])
 
-    def __init__(self, store: str, port: int | None = None) -> None:
-        """Raises UserError where the port is taken. `port` None: any free one."""
-        self.store = store
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port or 0))
-            except OSError as error:
-                why = f"cannot be used ({error.strerror}); another one, or none for any that is free"
-                raise UserError(why, key="--port", value=port) from error
-            self.port = int(probe.getsockname()[1])
-        self.url = f"http://{HOST}:{self.port}"
+
+class OwnServer:
+    """`mlflow server` on a store of ours; up inside `with`, gone after it. Others than this machine need a password."""
+
+    def __init__(self, store: str, port: int | None = None, host: str = LOOPBACK) -> None:
+        """Raises UserError where host or port cannot be used.
+
+        Args:
+            store: a resolved tracking URI.
+            port: None: any that is free.
+            host: name or address of this machine's interface that it listens on.
+        """
+        self.store, self.host = store, host
+        self.port = _free_port(host, port)
+        self.url = f"http://{in_url(LOOPBACK if is_any(host) else host)}:{self.port}"
+        self.guard = None if is_loopback(host) else Guard(host, self.port)
+        """Who may use it; None where nobody else reaches it."""
 
     def __enter__(self) -> OwnServer:
-        self._log = tempfile.TemporaryFile(prefix="simlap-ui-")
+        with ExitStack() as entered:
+            if self.guard is not None:
+                entered.enter_context(self.guard)
+            self._start()
+            self._entered = entered.pop_all()
+        return self
+
+    def _start(self) -> None:
+        self._log = tempfile.TemporaryFile(prefix="simlap-ui-")  # noqa: SIM115 - closed when the server is stopped
         path = sqlite_path(self.store)
         environment = os.environ | {
             "MLFLOW_BACKEND_STORE_URI": self.store,  # not an argument: it may hold a password
@@ -141,8 +173,12 @@ class OwnServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four times the memory, for what nobody here uses
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
+        words = ["--host", self.host, "--port", str(self.port), "--workers", "1"]
+        if self.guard is not None:
+            environment |= self.guard.environment
+            words += ["--app-name", "basic-auth"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1"],
+            [sys.executable, "-m", "mlflow", "server", *words],
             cwd=path.parent if path else None,
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment, start_new_session=True,
         )  # fmt: skip
@@ -151,12 +187,12 @@ class OwnServer:
         except BaseException:
             self._stop()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+        self._entered.close()
 
     def wait(self) -> None:
         """Until the server ends by itself, which is an error."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Iterable
@@ -13,8 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from simlap.errors import UserError
 from simlap.record.tracking.views import ARMS, CURVES, TREE
-
-_CREDENTIALS = re.compile(r"://[^/\s'\"?#]*@")
+from simlap.redact import hide_credentials
 
 
 def resolve_tracking_uri(uri: str | None = None) -> str:
@@ -47,11 +45,6 @@ def _keep_credentials(uri: str) -> str:
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
     return without_credentials(uri)
-
-
-def hide_credentials(text: str) -> str:
-    """A text without the `user:password@` of the addresses in it: a command line, an error message."""
-    return _CREDENTIALS.sub("://", text)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -123,7 +116,7 @@ def study_pages(server: str, experiment_id: str) -> dict[str, str]:
 
 
 def _link(tracking_uri: str, name: str, page: str) -> str:
-    shown = without_credentials(tracking_uri)
+    shown = hide_credentials(without_credentials(tracking_uri))
     if tracking_uri.startswith("http"):
         return f"{shown}/{page}"
     elsewhere = [] if tracking_uri == resolve_tracking_uri(None) else ["--tracking-uri", shown]

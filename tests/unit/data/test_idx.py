@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_too_long(tmp_path: Path) -> None:
     path = tmp_path / "x"
     write_idx(path, np.zeros((2, 3, 4), dtype=np.uint8))
     path.write_bytes(path.read_bytes() + b"x")
-    assert "is too long: its header says 2 x 3 x 4 bytes, 25 are there" in _error(path)
+    assert "is too long: its header says 2 x 3 x 4 bytes, more are there" in _error(path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "plain"])
@@ -94,3 +96,24 @@ def test_no_images(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((0, 28, 28), dtype=np.uint8))
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(0, dtype=np.uint8))
     assert "has no images" in _set_error(tmp_path)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    """64 MiB of zeros behind a header of 24 bytes: 64 KiB of them are unpacked at most."""
+    path = tmp_path / "x.gz"
+    write_idx(path, np.zeros((2, 3, 4), dtype=np.uint8))
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        assert "is too long: its header says 2 x 3 x 4 bytes, more are there" in _error(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\0\0\x08\x03" + b"\xff" * 12)
+    assert "is too large: its header says 4294967295 x 4294967295 x 4294967295 bytes, at most 4294967296" in _error(
+        path
+    )

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
 import re
+import tarfile
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from torchvision import datasets
 
 from simlap.config.schema import TorchvisionData
 from simlap.config.schema.data import TorchvisionName
 from simlap.data import inspect_data, load_splits
+from simlap.data.torchvision_sets import _ARRAYS, _BY_HAND, _FASHION, _FILES
 from simlap.errors import DataError
 from tests.unit.data.torchvision_layouts import CIFAR10_NAMES, FASHION_NAMES, LAYOUTS, fashion_mnist, picture
 
@@ -258,3 +264,36 @@ def test_a_part_without_images_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "fgvc-aircraft-2013b" / "data" / "images_variant_test.txt").write_text("")
     with pytest.raises(DataError, match="no test image"):
         inspect_data(_data("fgvc_aircraft", tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_an_archive_cannot_write_beside_its_folder(kind: str, tmp_path: Path) -> None:
+    """Nothing of ours unpacks archives; torchvision does, and must go on to refuse what leads out of its folder."""
+    from torchvision.datasets.utils import extract_archive
+
+    names = {"above": "../outside", "absolute": str(tmp_path / "outside"), "link": "link/outside"}
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
+        if kind == "link":
+            link = tarfile.TarInfo("link")
+            link.type, link.linkname = tarfile.SYMTYPE, ".."
+            archive.addfile(link)
+        archive.addfile(tarfile.TarInfo(names[kind]), io.BytesIO())
+    with contextlib.suppress(tarfile.FilterError):  # or it strips what leads out
+        extract_archive(str(tmp_path / "set.tar.gz"), str(tmp_path / "set"))
+    assert not (tmp_path / "outside").exists()
+
+
+def test_what_torchvision_downloads_is_known_to_it() -> None:
+    """Its archives are unpacked only with the MD5 that torchvision knows, but for one."""
+    unknown = [
+        known.class_name
+        for name, known in (*_ARRAYS.items(), *_FILES.items(), ("", _FASHION))
+        if name not in _BY_HAND and "md5" not in _source(known.class_name)
+    ]
+    assert unknown == ["FGVCAircraft"]
+
+
+def _source(class_name: str) -> str:
+    module = inspect.getmodule(getattr(datasets, class_name))
+    assert module is not None
+    return inspect.getsource(module).lower()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from simlap.errors import UserError
+from simlap.record.tracking.guard import Guard, allowed_hosts
 from simlap.record.tracking.server import AwayError, OwnServer, check_server, experiments
 
 
@@ -123,3 +126,43 @@ def test_a_port_that_is_taken_is_an_error() -> None:
         with pytest.raises(UserError, match=rf"--port: cannot be used \(Address already in use\).*{port}"):
             OwnServer("sqlite:///x.db", port)
     assert OwnServer("sqlite:///x.db").port > 0
+
+
+def test_a_host_that_is_not_this_machine_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"--host: no interface of this machine has this address.*192\.0\.2\.77"):
+        OwnServer("sqlite:///x.db", host="192.0.2.77")
+    with pytest.raises(UserError, match=r"--host: no such name or address"):
+        OwnServer("sqlite:///x.db", host="no such name")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_needs_no_password(host: str) -> None:
+    assert OwnServer("sqlite:///x.db", host=host).guard is None
+
+
+def test_others_need_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("USERNAME", "PASSWORD"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "")  # to be put back
+    server = OwnServer("sqlite:///x.db", host="0.0.0.0")
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    assert server.guard is not None
+    with server.guard as guard:
+        folder, given = guard.password_file.parent, guard.environment
+        assert (guard.user, guard.is_made) == ("simlap", True)
+        password = guard.password_file.read_text()
+        assert len(password) >= 32
+        assert given["MLFLOW_AUTH_ADMIN_PASSWORD"] == password == os.environ["MLFLOW_TRACKING_PASSWORD"]
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, guard.password_file)] == [0o700, 0o600]
+        assert password not in (folder / "auth.ini").read_text()
+    assert not folder.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "one of my own")
+        with Guard("0.0.0.0", 1) as guard:
+            assert (guard.is_made, guard.environment["MLFLOW_AUTH_ADMIN_PASSWORD"]) == (False, "one of my own")
+
+
+def test_a_server_answers_to_its_own_names_only() -> None:
+    names = allowed_hosts("0.0.0.0", 5000)
+    assert {"127.0.0.1:5000", "localhost:5000", f"{socket.gethostname()}:5000"} <= set(names)
+    assert not any("*" in name or name.startswith("0.0.0.0") for name in names)
+    assert allowed_hosts("::1", 5000) == ["[::1]:5000"]

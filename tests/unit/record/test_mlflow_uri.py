@@ -11,13 +11,13 @@ from simlap.errors import UserError
 from simlap.record.tracking.cursor import Cursor, Entry, study_cursor
 from simlap.record.tracking.uri import (
     artifact_location,
-    hide_credentials,
     holds_runs,
     resolve_tracking_uri,
     run_link,
     study_link,
     uri_hash,
 )
+from simlap.redact import hide_credentials
 from simlap.storage import Storage
 
 
