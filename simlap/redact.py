@@ -54,7 +54,9 @@ def hide_in_tree(value: Any) -> Any:
         return hide_credentials(value)
     if isinstance(value, Mapping):
         return {key: hide_in_tree(inner) for key, inner in value.items()}
-    return [hide_in_tree(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, tuple):
+        return tuple(hide_in_tree(inner) for inner in value)
+    return [hide_in_tree(inner) for inner in value] if isinstance(value, list) else value
 
 
 def hide_in_bytes(data: bytes) -> bytes:
@@ -63,6 +65,26 @@ def hide_in_bytes(data: bytes) -> bytes:
         secret = value.encode()
         data = data.replace(secret, b"*" * len(secret))
     return _SECRET_BYTES.sub(_starred, data)
+
+
+def hide_in_error(error: BaseException | None) -> None:
+    """Hide the secrets in the texts of an exception, and of those that it came from, before it leaves for others' logs."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.args = hide_in_tree(one.args)
+        for name, value in [*vars(one).items()]:  # its own attributes, and notes
+            if isinstance(value, str | list | tuple | dict):
+                setattr(one, name, hide_in_tree(value))
+        if isinstance(one, OSError):
+            for name in ("strerror", "filename", "filename2"):
+                if isinstance(value := getattr(one, name), str):
+                    setattr(one, name, hide_credentials(value))
+        waiting += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
 
 
 def refuse_credentials(uri: str, what: str, *, key: str | None = None) -> None:
@@ -111,7 +133,7 @@ def _known(environment: Mapping[str, str], words: Iterable[str]) -> list[str]:
     """Texts that are secret, in all the forms they may take, longer ones first."""
     found: set[str] = set()
     for name, value in environment.items():
-        if _names_a_secret(name) and not os.path.exists(value):
+        if names_a_secret(name) and not os.path.exists(value):
             found.add(value.strip())
     user, password = (environment.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
     if password:
@@ -125,7 +147,8 @@ def _known(environment: Mapping[str, str], words: Iterable[str]) -> list[str]:
     return sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
 
 
-def _names_a_secret(name: str) -> bool:
+def names_a_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds one."""
     parts = name.upper().split("_")
     if name.upper() in _NO_SECRETS or parts[-1] in ("PATH", "FILE", "DIR", "MODE"):
         return False

@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    # what a worker prints is in its cell's log, without secrets; Train would keep it once more, with them
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Tune: our journal is the record, so no loggers and no snapshots of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",

@@ -14,6 +14,7 @@ import ray.train.torch
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
+from simlap.redact import hide_in_error
 from simlap.run.cluster import is_own
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
@@ -42,8 +43,9 @@ def train_worker(task: dict[str, Any]) -> None:
             for progress in run_cell(cell, world, stop):
                 facts = {"cell_id": cell.cell_id, "epoch": progress.epoch, "finished": progress.finished}
                 report({**facts, **progress.metrics})
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
+            hide_in_error(error)  # Train and Ray keep it in files of theirs
             raise
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
+from simlap.redact import names_a_secret
 from simlap.run.cluster import Node
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
@@ -179,6 +181,9 @@ def execute(
 
 def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialScheduler, name: str) -> None:
     """Run what waits, until nothing does, or the user, the budget or another launch ends it."""
+    # Tune hands this process's AWS keys to actors as settings, which Ray writes into a log; nodes have keys of their own, or the
+    # storage would have been refused
+    class_cache.ENV_VARS_TO_PROPAGATE = {one for one in class_cache.ENV_VARS_TO_PROPAGATE if not names_a_secret(one)}
     with tempfile.TemporaryDirectory(prefix="simlap-tune-") as scratch:
         tuner = tune.Tuner(
             name,

@@ -17,6 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt, times_rerun
 from simlap.record.provenance import code_facts
+from simlap.redact import hide_in_error
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
 from simlap.storage import Storage
@@ -97,9 +98,10 @@ class CellTrainable(tune.Trainable):
         """One epoch; the last one with the final evaluation."""
         try:
             result = self._step()
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
             self._leave()
+            hide_in_error(error)  # Tune and Ray keep it in files of theirs
             raise
         if result["done"]:
             self._leave()

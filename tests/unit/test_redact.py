@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
 
 from simlap.data.places import filesystem
 from simlap.errors import UserError
-from simlap.redact import hide_credentials, hide_in_bytes, hide_in_tree, refuse_credentials
+from simlap.redact import hide_credentials, hide_in_bytes, hide_in_error, hide_in_tree, refuse_credentials
 from simlap.storage import Storage
 
 HUSH = "9x/Hush+Hush=7"
@@ -52,7 +53,7 @@ def test_secrets_by_their_name(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     for form in (HUSH, "9x%2FHush%2BHush%3D7"):
         assert hide_credentials(f"no {form}!") == "no ***!"
         assert hide_in_bytes(f"no {form}!\n".encode()) == b"no " + b"*" * len(form) + b"!\n"
-    assert hide_in_tree({"a": [HUSH, 1, None], "b": {"c": (HUSH,)}}) == {"a": ["***", 1, None], "b": {"c": ["***"]}}
+    assert hide_in_tree({"a": [HUSH, 1, None], "b": {"c": (HUSH,)}}) == {"a": ["***", 1, None], "b": {"c": ("***",)}}
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,29 @@ def test_an_address_of_files_with_a_secret_is_refused(uri: str) -> None:
 )
 def test_other_addresses_are_not(uri: str) -> None:
     refuse_credentials(uri, "storage")
+
+
+def test_errors_lose_their_secrets_and_keep_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", HUSH)
+
+    def fail() -> None:
+        try:
+            raise OSError(13, f"denied to {HUSH}", f"/x/{HUSH}")
+        except OSError as cause:
+            error = UserError(f"no {HUSH}", value=HUSH, choices=[HUSH])
+            error.add_note(f"with {HUSH}")
+            raise error from cause
+
+    with pytest.raises(UserError) as caught:
+        fail()
+    error, cause = caught.value, caught.value.__cause__
+    assert cause is not None
+    cause.__context__ = error  # a circle
+    hide_in_error(error)
+    text = "".join(traceback.format_exception(error))
+    assert HUSH not in text
+    assert HUSH not in repr(vars(error))
+    assert str(cause) == "[Errno 13] denied to ***: '/x/***'"
+    assert "UserError: no ***" in text
+    assert "with ***" in text
+    hide_in_error(None)
