@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from simlap.errors import ConfigError, DataError, UserError
 from simlap.run.device import DeviceMemoryError
+from simlap.run.failures import KINDS, LOST_IN_A_ROW, History, Kind, Retries, classify
 from simlap.run.worker import SupersededError
-from simlap.study.failures import KINDS, LOST_IN_A_ROW, History, Kind, Retries, classify
 from simlap.train.features import DivergedError
 
 DIED = """The actor died unexpectedly before finishing this task.
