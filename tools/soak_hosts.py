@@ -2,10 +2,10 @@
 
     python -m tools.soak_hosts [--faults 20] [--seed 0] [--work DIR]
 
-The hosts are made of namespaces on this machine (root is needed): each has an address, processes and a raylet of its own. Every run
-of the study is first made plainly: in one process after another, with neither Ray nor interruption. Then the study is run with
-`simlap ablate` over the hosts, and by a seeded schedule processes are killed, hosts powered off, cables pulled, the head lost. In
-the end a cable is pulled once more under a `simlap run`, with Ray's own settings. What comes of it is written to
+The hosts are made of namespaces on this machine (root is needed): each has an address, processes and a raylet of its own. Every
+run of the study is first made plainly: in one process after another, with neither Ray nor interruption. Then the study is run
+with `simlap ablate` over the hosts, and by a seeded schedule processes are killed, hosts powered off, cables pulled, the head
+lost. In the end a cable is pulled once more under a `simlap run`, with Ray's own settings. What comes of it is written to
 `docs/results/faults.md`. The exit code is 1 where a promise does not hold.
 """
 
@@ -37,6 +37,7 @@ from tests.integration.blank import blank_store
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "docs/results/faults.md"
 SIZE = Size(arms=4, seeds=2, stage_epochs=16, epochs=6)
+DEFAULT_CUT = "A cut link under a `simlap run` of two workers, with Ray's own settings"
 _RARE = "head"
 """Costs a whole cluster each time."""
 
@@ -61,7 +62,7 @@ def main() -> None:
     faults = schedule_on_hosts(arguments.seed, kinds_of(arguments.faults), SIZE)
     with Hosts(2) as hosts:
         scene = OnHosts(hosts, groups)
-        ran = disturb(study, scene, faults, arguments.seed, timeout_s=3600 * arguments.hours)
+        ran = disturb(study, scene, faults, arguments.seed, timeout_s=3600 * arguments.hours, apart=True)
     check(ran, study, work / "plain")
     for fault in ran.killed:
         ran.problems += shortcomings(fault, work / "runs")
@@ -126,6 +127,8 @@ def page(
     )
     every = {id(fault): felt(fault, runs) for fault in ran.killed}
     kinds = [kind for kind in HOST_KINDS if any(fault.kind == kind for fault in ran.killed)]
+    settings = ", ".join(f"`{name}={value}`" for name, value in SETTINGS.items())
+    endings = ", ".join(f"{seconds:.0f} s" for seconds in ended_s)
     lines = [
         "# A study on two hosts under random faults",
         "",
@@ -138,34 +141,21 @@ def page(
         f"- Study: {SIZE.arms} arms × {SIZE.seeds} seeds = {SIZE.cells} cells of one worker and {SIZE.epochs} epochs on the "
         f"digits; each seed's cells start from a stage of two workers, one on each host, and {SIZE.stage_epochs} epochs. A "
         "checkpoint every epoch.",
-        "- Hosts: namespaces of one machine, a head without CPUs and two workers of one CPU, with addresses, processes and mounts of "
-        f"their own; the head's Ray has {', '.join(f'`{name}={value}`' for name, value in SETTINGS.items())}.",
+        "- Hosts: namespaces of one machine, a head without CPUs and two workers of one CPU, with addresses, processes and "
+        f"mounts of their own; the head's Ray has {settings}.",
         f"- Seed {seed}; {ran.launches} launches; {ran.seconds:.0f} s, undisturbed and without Ray {plain_s:.0f} s.",
-        *(
-            [f"- Without its head the command ended by itself after {', '.join(f'{s:.0f}' for s in ended_s)} s."]
-            if ended_s
-            else []
-        ),
-        *(
-            [
-                f"- A cut link under a `simlap run` of two workers, with Ray's own settings: noticed after {cut_with_defaults_s:.0f} s."
-            ]
-            if cut_with_defaults_s is not None
-            else []
-        ),
+        *([f"- Without its head the command ended by itself after {endings}."] if endings else []),
+        *([] if cut_with_defaults_s is None else [f"- {DEFAULT_CUT}: noticed after {cut_with_defaults_s:.0f} s."]),
         f"- Commit {commit}.",
         f"- Machine: {', '.join(f'{name} {value}' for name, value in facts.items())}.",
         "",
-        "*Noticed*: until the attempt was known to be over (of a driver or head: until somebody had started another). *Again*: until "
-        "the next attempt had finished an epoch, which waits for the host to be booted and for processes to start. *Twice*: "
-        "epochs that were trained twice. The largest of each kind:",
+        "*Noticed*: until the attempt was known to be over (of a driver or head: until somebody had started another). *Again*: "
+        "until the next attempt had finished an epoch, which waits for the host to be booted and for processes to start. "
+        "*Twice*: epochs that were trained twice. The largest of each kind:",
         "",
         "| fault | how often | noticed | again | twice | what it is |",
         "|---|---|---|---|---|---|",
-        *(
-            _summary(kind, [one for fault in ran.killed if fault.kind == kind for one in every[id(fault)]], ran)
-            for kind in kinds
-        ),
+        *(_summary(kind, [every[id(fault)] for fault in ran.killed if fault.kind == kind]) for kind in kinds),
         "",
         "| | second | epochs | fault | victim | runs hit | noticed | again | twice |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -174,9 +164,9 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _summary(kind: str, every: Sequence[Felt], ran: Ran) -> str:
-    number = sum(fault.kind == kind for fault in ran.killed)
-    return f"| {kind} | {number} | {' | '.join(_largest(every))} | {WHAT[kind]} |"
+def _summary(kind: str, every: Sequence[Sequence[Felt]]) -> str:
+    largest = _largest([one for each in every for one in each])
+    return f"| {kind} | {len(every)} | {' | '.join(largest)} | {WHAT[kind]} |"
 
 
 def _row(number: int, fault: Killed, every: Sequence[Felt]) -> str:

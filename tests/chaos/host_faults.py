@@ -23,7 +23,7 @@ from tests.chaos.study import Size
 
 HostKind = Literal["worker", "actor", "raylet", "host", "cut", "driver", "head"]
 HOST_KINDS: tuple[HostKind, ...] = get_args(HostKind)
-WHAT = {
+WHAT: dict[str, str] = {
     "worker": "a worker of a Train group of two",
     "actor": "a process of Tune's: a warm actor, or the driver of a worker group",
     "raylet": "the raylet of a host; then the host is booted anew",
@@ -176,11 +176,13 @@ def _wait(condition: Callable[[], bool], seconds: float, complaint: str) -> None
 
 
 def schedule_on_hosts(seed: int, kinds: Sequence[str], size: Size) -> list[Planned]:
-    """A fault of each of these kinds at random epochs; a worker's while there are stages. None is near the end: whatever runs when
-    the head is lost may well reach its own end before a new one is there."""
+    """A fault of each of these kinds at random epochs; a worker's while there are stages. None is near the end: whatever runs
+    when the head is lost may well reach its own end before a new one is there."""
     rng = random.Random(seed)
     latest = int(0.6 * size.in_all)
-    ends = {kind: min(latest, size.in_stages - 2) if kind == "worker" else latest for kind in HOST_KINDS}
+    ends: dict[str, int] = {
+        kind: min(latest, size.in_stages - 2) if kind == "worker" else latest for kind in HOST_KINDS
+    }
     found = [Planned(kind, rng.randint(1, ends[kind]), rng.uniform(0.0, 2.0)) for kind in kinds]
     return sorted(found, key=lambda fault: fault.epochs)
 

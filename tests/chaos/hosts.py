@@ -345,6 +345,11 @@ class Command:
     def __init__(self, process: subprocess.Popen[Any]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Of nsenter."""
+        return self._process.pid
+
     def poll(self) -> int | None:
         return self._process.poll()
 
