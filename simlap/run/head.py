@@ -45,20 +45,20 @@ class HeadWatch(threading.Thread):
     ) -> None:
         super().__init__(name="simlap-head-watch", daemon=True)
         self._places, self._say, self._end, self._patience = places, say, end, patience_s
-        self._stop = threading.Event()
+        self._over = threading.Event()
         self._since: dict[str, float] = {}
         """When each that is away was last there."""
         self._told: set[str] = set()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._over.set()
 
     def run(self) -> None:
-        while not self._stop.wait(POLL_S):
+        while not self._over.wait(POLL_S):
             for name, host, port in self._places:
                 began = time.monotonic()
                 there = answers(host, port)
-                if self._stop.is_set():
+                if self._over.is_set():
                     return
                 if not self._judge(name, began, there):
                     return
