@@ -69,6 +69,7 @@ def test_errors_that_a_worker_could_write(error: Exception, kind: Kind) -> None:
         (NODE.partition(": ")[2], "lost"),
         (AWAY, "lost"),
         ("the process died", "lost"),
+        ("Training failed due to controller error:\nThe worker group startup timed out after 60.0 seconds", "lost"),
         ("ray.exceptions.ActorDiedError: " + DIED, "lost"),
         (BORN_DEAD, "user"),
         (PRESSURE, "out_of_memory"),
