@@ -62,7 +62,9 @@ def main() -> None:
     faults = schedule_on_hosts(arguments.seed, kinds_of(arguments.faults), SIZE)
     with Hosts(2) as hosts:
         scene = OnHosts(hosts, groups)
-        ran = disturb(study, scene, faults, arguments.seed, timeout_s=3600 * arguments.hours, apart=True)
+        ran = disturb(
+            study, scene, faults, arguments.seed, timeout_s=3600 * arguments.hours, apart=True, tell=_print
+        )  # fmt: skip
     check(ran, study, work / "plain")
     for fault in ran.killed:
         ran.problems += shortcomings(fault, work / "runs")
@@ -75,6 +77,10 @@ def main() -> None:
     if not arguments.work:
         shutil.rmtree(work)
     sys.exit(1 if ran.problems else 0)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
 
 
 def kinds_of(faults: int) -> list[str]:

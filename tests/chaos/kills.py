@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol, get_args
@@ -113,6 +113,7 @@ def disturb(
     *,
     timeout_s: float,
     apart: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
     words: Sequence[str] | None = None,
     cells: Sequence[str] | None = None,
 ) -> Ran:
@@ -127,6 +128,7 @@ def disturb(
         seed: of the choice of victims.
         timeout_s: for all of it.
         apart: a fault comes only when an epoch was recorded after the one before, so that each can be measured.
+        tell: told of every fault.
         words: of the command (default: that of the study).
         cells: ids of what it runs (default: the study's).
     """
@@ -157,6 +159,7 @@ def disturb(
                     if found is not None:
                         killed.append(Killed(kill.kind, now, epochs, *found, at_ms=at_ms))
                         left.remove(kill)
+                        tell(f"{now:.0f} s, {epochs} epochs: {kill.kind}, {found[0]}, {len(found[1])} runs")
                         break
             time.sleep(_POLL_S)
     finally:
