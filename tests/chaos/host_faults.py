@@ -175,15 +175,13 @@ def _wait(condition: Callable[[], bool], seconds: float, complaint: str) -> None
         time.sleep(0.1)
 
 
-def schedule_on_hosts(seed: int, kinds: Sequence[str], size: Size) -> list[Planned]:
-    """A fault of each of these kinds at random epochs; a worker's while there are stages. None is near the end: whatever runs
-    when the head is lost may well reach its own end before a new one is there."""
+def schedule_on_hosts(seed: int, kinds: Sequence[str], size: Size, latest: int | None = None) -> list[Planned]:
+    """A fault of each of these kinds at random epochs; a worker's while there are stages. None is after `latest` epochs (default:
+    60 % of all), for what is not hit trains on while hosts are booted."""
     rng = random.Random(seed)
-    latest = int(0.6 * size.in_all)
-    ends: dict[str, int] = {
-        kind: min(latest, size.in_stages - 2) if kind == "worker" else latest for kind in HOST_KINDS
-    }
-    found = [Planned(kind, rng.randint(1, ends[kind]), rng.uniform(0.0, 2.0)) for kind in kinds]
+    latest = int(0.6 * size.in_all) if latest is None else latest
+    ends = [min(latest, size.in_stages - 2) if kind == "worker" else latest for kind in kinds]
+    found = [Planned(kind, rng.randint(1, end), rng.uniform(0.0, 2.0)) for kind, end in zip(kinds, ends, strict=True)]
     return sorted(found, key=lambda fault: fault.epochs)
 
 
