@@ -29,8 +29,9 @@ from tests.chaos.host_faults import (
     schedule_on_hosts,
     shortcomings,
 )
-from tests.chaos.hosts import DEFAULTS, SETTINGS, Hosts, lacking
+from tests.chaos.hosts import DEFAULTS, SETTINGS, Hosts
 from tests.chaos.kills import Killed, Planned, Ran, check, disturb, machine
+from tests.chaos.namespaces import lacking
 from tests.chaos.study import Size, planned, run_plainly, write_study
 from tests.integration.blank import blank_store
 

@@ -8,14 +8,11 @@ and the folders that are asked for as a host's own: those are other ones on each
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
-import re
 import secrets
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +23,8 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+
+from tests.chaos.namespaces import Command, Switch, die_with_parent, pid_space
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "h0"
@@ -40,7 +39,7 @@ SETTINGS = {
 DEFAULTS: dict[str, str] = {}
 """Ray's own."""
 
-_TOOLS = ("ip", "nsenter", "unshare", "mount", "hostname")
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _NET = "10.77.0."
 _PORT = 6379
 _TRIES = 4
@@ -54,20 +53,6 @@ _QUIET = {
     "RAY_memory_monitor_refresh_ms": "0",
 }
 """As `cluster/slurm/ray.sh` sets them."""
-_NAME = re.compile(r"^slh(\d+)-")
-
-
-def lacking() -> str | None:
-    """Why there can be no such hosts on this machine; None: there can."""
-    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
-        return f"hosts of namespaces: this machine lacks {', '.join(missing)} (packages iproute2, util-linux, mount, hostname)"
-    if os.geteuid() != 0:
-        return "hosts of namespaces: needs root"
-    probe = shlex.split("unshare --net --mount --pid --uts --fork --mount-proc ip link add br0 type bridge")
-    done = subprocess.run(probe, capture_output=True, text=True)
-    if done.returncode:
-        return f"hosts of namespaces: {shlex.join(probe)} is refused here ({done.stderr.strip()})"
-    return None
 
 
 class Hosts:
@@ -92,17 +77,17 @@ class Hosts:
         self._settings = settings
         self._own = list(own)
         self._bare = set(bare)
-        self._prefix = f"slh{os.getpid()}-"
+        addresses = {host: self.ip(host) for host in (HEAD, *self.workers, STORE)}
+        self._switch = Switch(f"slh{os.getpid()}-", addresses)
         self._inits: dict[str, psutil.Process] = {}
 
     def __enter__(self) -> Hosts:
-        _sweep()
         self.folder = Path(tempfile.mkdtemp(prefix="slh-", dir="/tmp"))  # paths of sockets are short
         try:
             self._token = self.folder / "token"
             self._token.touch(0o600)
             self._token.write_text(secrets.token_hex(32))
-            self._connect_all()
+            self._switch.connect()
             for host in (HEAD, *self.workers):
                 self.boot(host, bare=host in self._bare)
             self.start_head()
@@ -150,13 +135,13 @@ class Hosts:
         ]
         namespaces = shlex.split("unshare --mount --pid --uts --fork --mount-proc --kill-child")
         power = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self._prefix}{host}", *namespaces, "sh", "-ec", "; ".join(commands)],
+            ["nsenter", f"--net={self._switch.path(host)}", *namespaces, "sh", "-ec", "; ".join(commands)],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - a system call, and nothing of Python's
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - a system call, and nothing of Python's
         )
         end = time.monotonic() + 10
         while True:
@@ -181,10 +166,10 @@ class Hosts:
 
     def cut(self, host: str) -> None:
         """Pull the cable: nobody is told that a connection has ended."""
-        _ip("-n", f"{self._prefix}sw", "link", "set", f"v{host}", "down")
+        self._switch.plug(host, on=False)
 
     def mend(self, host: str) -> None:
-        _ip("-n", f"{self._prefix}sw", "link", "set", f"v{host}", "up")
+        self._switch.plug(host, on=True)
 
     # --- Ray -------------------------------------------------------------------------------------------------------------
 
@@ -225,16 +210,8 @@ class Hosts:
 
     def popen(self, host: str, *command: str, environment: Mapping[str, str] | None = None, **options: Any) -> Command:
         """Start a command on a host. It gets the address and the token of the cluster, and this checkout's simlap."""
-        inside = [
-            "nsenter",
-            "-t",
-            str(self._inits[host].pid),
-            "-m",
-            "-p",
-            "-u",
-            "-n",
-            "--wdns=" + str(options.pop("cwd", "/")),
-        ]
+        inside = shlex.split(f"nsenter -t {self._inits[host].pid} -m -p -u -n")
+        inside.append(f"--wdns={options.pop('cwd', '/')}")
         return Command(
             subprocess.Popen(
                 [*inside, *command], env=self._variables(host) | dict(environment or {}), start_new_session=True,
@@ -276,9 +253,9 @@ class Hosts:
         init = self._inits.get(host)
         if init is None:
             return []
-        space, found = _space(init.pid), []
+        space, found = pid_space(init.pid), []
         for process in psutil.process_iter():
-            if process.pid != init.pid and _space(process.pid) == space:
+            if process.pid != init.pid and pid_space(process.pid) == space:
                 found.append(process)
         return found
 
@@ -311,117 +288,8 @@ class Hosts:
             return None
         return host, process.pid, title
 
-    # --- the switch ------------------------------------------------------------------------------------------------------
-
-    def _connect_all(self) -> None:
-        switch = f"{self._prefix}sw"
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        _ip("-n", switch, "link", "set", "br0", "up")
-        for host in (HEAD, *self.workers, STORE):
-            space = f"{self._prefix}{host}"
-            _ip("netns", "add", space)
-            _ip("link", "add", f"v{host}", "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", space)
-            _ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
-            _ip("-n", space, "addr", "add", f"{self.ip(host)}/24", "dev", "eth0")
-            _ip("-n", space, "link", "set", "eth0", "up")
-            _ip("-n", space, "link", "set", "lo", "up")
-
     def _tear_down(self) -> None:
         for host in list(self._inits):
             self.power_off(host)
-        for host in (HEAD, *self.workers, STORE, "sw"):
-            if Path(f"/run/netns/{self._prefix}{host}").exists():
-                _ip("netns", "del", f"{self._prefix}{host}")
+        self._switch.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-_RAY = (sys.executable, "-m", "ray.scripts.scripts")
-
-
-class Command:
-    """A command on a host: nsenter, which waits for it, and the command itself, in whose stead nsenter could not be signalled."""
-
-    def __init__(self, process: subprocess.Popen[Any]) -> None:
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """Of nsenter."""
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code; None where it runs on."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(seconds)
-        return None
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the command, not to what it has started."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self._process.pid).children():
-                child.send_signal(number)
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            self.signal(signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-
-def serve_s3(hosts: Hosts, bucket: str) -> str:
-    """Boot the store and start moto's server there. Returns the query of `s3://<bucket>/...?<query>`."""
-    port = 5599
-    hosts.boot(STORE)
-    server = str(Path(sys.executable).with_name("moto_server"))
-    hosts.popen(STORE, server, "-H", "0.0.0.0", "-p", str(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    query = f"endpoint_override={hosts.ip(STORE)}%3A{port}&scheme=http&region=us-east-1"
-    create = f"""
-import socket, time
-from pyarrow import fs
-end = time.monotonic() + 90
-while socket.socket().connect_ex(({hosts.ip(STORE)!r}, {port})):
-    assert time.monotonic() < end, "the server does not answer"
-    time.sleep(0.2)
-fs.FileSystem.from_uri("s3://{bucket}/x?{query}&allow_bucket_creation=true")[0].create_dir({bucket!r})
-"""
-    done = hosts.call(HEAD, sys.executable, "-c", create)
-    assert done.returncode == 0, done.stderr
-    return query
-
-
-def fetch_s3(hosts: Hosts, uri: str, folder: Path) -> None:
-    """Copy all objects below an address to a folder here."""
-    copy = "import sys; from pyarrow import fs; fs.copy_files(sys.argv[1], sys.argv[2])"
-    done = hosts.call(HEAD, sys.executable, "-c", copy, uri, f"file://{folder}")
-    assert done.returncode == 0, done.stderr
-
-
-def _space(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:  # it has ended
-        return ""
-
-
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"ip {shlex.join(words)}: {done.stderr.strip()}")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _sweep() -> None:
-    """Take away the namespaces of earlier processes that were killed."""
-    for path in Path("/run/netns").glob("slh*"):
-        if (match := _NAME.match(path.name)) and not psutil.pid_exists(int(match[1])):
-            _ip("netns", "del", path.name)

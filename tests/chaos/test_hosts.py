@@ -15,8 +15,10 @@ import pytest
 from simlap.record.journal import read_cell, read_rows
 from simlap.storage import Storage
 from tests.chaos.host_faults import HOST_KINDS, OnHosts, felt, schedule_on_hosts, shortcomings
-from tests.chaos.hosts import HEAD, Hosts, fetch_s3, lacking, serve_s3
+from tests.chaos.host_store import fetch_s3, serve_s3
+from tests.chaos.hosts import HEAD, Hosts
 from tests.chaos.kills import Killed, Planned, Ran, check, disturb
+from tests.chaos.namespaces import lacking
 from tests.chaos.record import Journals, metrics_of
 from tests.chaos.study import Size, planned, run_plainly, write_study
 from tests.integration.blank import blank_store
