@@ -37,7 +37,7 @@ from tests.integration.blank import blank_store
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "docs/results/faults.md"
-SIZE = Size(arms=4, seeds=2, stage_epochs=24, epochs=32)
+SIZE = Size(arms=4, seeds=2, stage_epochs=24, epochs=240)
 """What is not hit by a fault trains on while a host is booted: there must be enough of it for all faults."""
 DEFAULT_CUT = "A cut link under a `simlap run` of two workers, with Ray's own settings"
 _RARE = "head"
