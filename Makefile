@@ -35,9 +35,10 @@ test: $(STAMP) ## all tests: the fast ones, then the slow ones
 	exit $$status
 
 soak: export OMP_NUM_THREADS = 1
-soak: $(STAMP) ## a study under fifty kills, a tracking server that goes away, then the recipes on real images, over two hours on two cores; results in docs/results
+soak: $(STAMP) ## a study under fifty kills, one on two hosts under twenty faults, a tracking server that goes away, then the recipes on real images, over two hours on two cores; results in docs/results
 	@status=0; \
 	$(BIN)/python -m tools.soak_kills || status=$$?; \
+	$(BIN)/python -m tools.soak_hosts || status=$$?; \
 	$(BIN)/python -m tools.soak_outage || status=$$?; \
 	$(BIN)/python tools/soak.py || status=$$?; \
 	exit $$status

@@ -27,7 +27,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from simlap.config import schema
-from simlap.study import budget, failures, reach, sampling, scheduling, search, spec
+from simlap.run import failures
+from simlap.study import budget, reach, sampling, scheduling, search, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"docs/experiment-file.md": schema.Experiment, "docs/study-file.md": spec.StudySpec}

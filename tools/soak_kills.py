@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.chaos.cluster import Raylets
-from tests.chaos.kills import KINDS, Killed, Ran, check, disturb, machine, schedule
+from tests.chaos.kills import KINDS, Killed, OnRaylets, Ran, check, disturb, machine, schedule
 from tests.chaos.study import Size, run_plainly, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +48,7 @@ def main() -> None:
     print(f"undisturbed: {plain_s:.0f} s", flush=True)
     with Raylets(2) as cluster:
         kills = schedule(arguments.seed, arguments.kills, SIZE)
-        ran = disturb(study, cluster, kills, arguments.seed, timeout_s=3600 * arguments.hours)
+        ran = disturb(study, OnRaylets(cluster), kills, arguments.seed, timeout_s=3600 * arguments.hours)
     check(ran, study, study.parent / "plain")
     RESULT.write_text(page(ran, arguments.seed, plain_s))
     print(f"{RESULT}: {verdict(ran)}", flush=True)

@@ -123,6 +123,10 @@ serve() { # FOLDER NODE PEER
     # it would kill workers when the *machine* runs short of memory, whoever took it; ours is limited by Slurm
     export RAY_memory_monitor_refresh_ms=0
     export RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+    # the head's: a node whose link is cut is noticed after 15 s, not a minute (docs/reliability.md)
+    export RAY_health_check_period_ms="${RAY_health_check_period_ms:-1000}"
+    export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-4000}"
+    export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-3}"
     # as `simlap.run.cluster` sets them where it starts Ray itself
     export RAY_worker_niceness=0 RAY_task_events_report_interval_ms=0 RAY_enable_metrics_collection=0 RAY_event_stats=0
     unset OMP_NUM_THREADS PYTHONDONTWRITEBYTECODE # Ray gives each worker as many threads as it has CPUs

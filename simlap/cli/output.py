@@ -67,6 +67,11 @@ def print_epoch(row: EpochRow) -> None:
     out.print(f"epoch {row.epoch:>4}  {values}", soft_wrap=True)
 
 
+def print_note(text: str) -> None:
+    """What happens to a run that goes on."""
+    out.print(text, style="yellow", soft_wrap=True, markup=False)
+
+
 def print_gates_page(artefact: Mapping[str, Any], folder: Storage, title: str, rows: Sequence[EpochRow] = ()) -> None:
     """Write the page of an analysis of the gates, with the run's epochs, and say where it is."""
     from simlap.report.gates import write_gates_page
@@ -110,6 +115,9 @@ def print_shipped(shipped: ShipReport | None, uri: str, name: str, *, study: boo
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Ray's C++ side writes to file descriptor 2 whatever its loggers are told. That goes to a file; our own words do not."""
+    from simlap.run import head
+
+    head.tell = lambda text: complain(escape(text))
     sys.stderr.flush()
     terminal = os.dup(2)
     with (

@@ -24,6 +24,7 @@ from simlap.cli.output import (
     print_epoch,
     print_gates_page,
     print_metrics,
+    print_note,
     print_shipped,
     quiet_stderr,
     warn_if_away,
@@ -71,7 +72,7 @@ def run(
         with quiet_stderr():
             view = stage.view
             if not kept:
-                view = execute(stage, file=str(experiment), address=address, on_epoch=print_epoch)
+                view = execute(stage, file=str(experiment), address=address, on_epoch=print_epoch, tell=print_note)
             shipped = record(stage, uri)
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")

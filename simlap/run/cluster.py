@@ -17,6 +17,7 @@ import psutil
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
 from simlap.run.access import check_token, make_token
+from simlap.run.head import answers, watch_head
 from simlap.run.preemption import listen_again
 from simlap.run.priority import batch_priority
 
@@ -46,8 +47,6 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-_OWN = "SIMLAP_OWN_RAY"
-
 _OWN_NODE = {
     # Ray gives workers a lower priority (15) than its own processes: each of these, and everything else on the machine, would
     # interrupt a step that all workers wait for
@@ -59,8 +58,6 @@ _OWN_NODE = {
     # another process of a run, which asks whether a cloud is about to take the node away
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # for us, in whatever this Ray starts
-    _OWN: "1",
 }
 """Read where a node starts: for Ray on this machine."""
 
@@ -128,9 +125,16 @@ def quiet_environment() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
-def is_own() -> bool:
-    """Whether the Ray that this process belongs to is one that we have started, which ends with its driver."""
-    return os.environ.get(_OWN) == "1"
+def has_dashboard() -> bool:
+    """Whether the cluster that this process is connected to has one, which answers what Ray's state API asks."""
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    # Ray notes an address where it was told to have no dashboard, too
+    host, _, port = (
+        (_internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD) or b"").decode().rpartition(":")
+    )
+    return bool(host) and answers(host.strip("[]"), int(port))
 
 
 def connect(address: str | None, *, reports: bool = True, ship: Path | None = None) -> list[Node]:
@@ -174,6 +178,15 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
         if address is None:
             _end_log_monitor()
             atexit.register(end_local)
+        else:
+            watch_head()
+    return alive_nodes()
+
+
+def alive_nodes() -> list[Node]:
+    """What the nodes have of the cluster that this process is connected to."""
+    import ray
+
     return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()

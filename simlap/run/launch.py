@@ -15,7 +15,7 @@ import ray.train.torch
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
 from simlap.redact import hide_in_error
-from simlap.run.cluster import is_own
+from simlap.run.cluster import has_dashboard
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
 from simlap.run.worker import run_cell, stop_requested
@@ -53,11 +53,12 @@ class _Trainer(ray.train.torch.TorchTrainer):
     """Without the actors that a cell has no use for: each wakes up a hundred times a second beside the training.
 
     One hands out Ray Data's datasets. Another frees the placement group of a controller that has died, which it finds out
-    from Ray's dashboard: without one, on a Ray of our own, it never can, and that Ray ends with its driver.
+    from Ray's dashboard: without one it never can, and whenever a group ends it is waited for in vain for ten seconds. (What a
+    study's driver leaves, the study frees; what a run leaves, Ray does, with its job.)
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if is_own() else set())
+        unused = {"DatasetsCallback"} | (set() if has_dashboard() else {"PlacementGroupCleanerCallback"})
         every = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version of Train here
         return [one for one in every if type(one).__name__ not in unused]
 

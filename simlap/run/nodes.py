@@ -18,6 +18,7 @@ import simlap
 from simlap.errors import UserError
 from simlap.redact import hide_credentials
 from simlap.run.cluster import connect
+from simlap.run.head import unwatch_head
 from simlap.storage import Storage
 
 PACKAGE = Path(simlap.__file__).parent
@@ -80,6 +81,7 @@ def agree(address: str, storage: Storage) -> None:
     refuse(complaints(storage.uri, own, found))
     if lacking(found):
         check_size(PACKAGE)
+        unwatch_head()
         ray.shutdown()
         connect(address, ship=PACKAGE)
         found = _ask(nodes, storage)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from simlap.config import Experiment, validate
-from simlap.errors import UserError
+from simlap.errors import ConfigError, UserError
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.mlflow import project_run
 from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
 from simlap.record.view import CellView, EpochRow
 from simlap.redact import hide_credentials
-from simlap.run.cluster import check_placement, connect, local_node
+from simlap.run.cluster import alive_nodes, check_placement, connect, local_node
+from simlap.run.failures import History, Retries, classify
 from simlap.run.nodes import agree
 from simlap.run.preemption import PREEMPTED, is_preempted
 from simlap.run.task import STOP_REQUEST, CellTask
@@ -22,6 +24,7 @@ from simlap.storage import Storage
 from simlap.train.check import check_experiment
 
 POLL_S = 1.0
+_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,85 @@ def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str
     return tuple(prepared)
 
 
-def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Callable[[EpochRow], None]) -> CellView:
+def execute(
+    run: PreparedRun,
+    *,
+    file: str,
+    address: str | None,
+    on_epoch: Callable[[EpochRow], None],
+    tell: Callable[[str], None] = lambda text: None,
+) -> CellView:
     """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
 
+    Where a worker, its node or the connection to it is lost, it goes on from the newest checkpoint, once there is room.
     Ctrl-C, or a notice that the machine is about to be taken away (`simlap.run.preemption`), asks the workers to save and stop;
     a second Ctrl-C leaves at once (the last epoch is safe all the same).
+
+    Args:
+        run: what is trained.
+        file: of the experiment, for errors.
+        address: of a Ray cluster; None: this machine.
+        on_epoch: shown every epoch that was recorded.
+        tell: shown what was lost, and what is waited for.
     """
     check_placement(run.experiment.resources, connect(address, reports=False), file=file)
     if address is not None:
         agree(address, run.storage)
+    history = History()
+    seen = run.view.epoch
+    while True:
+        view, seen, asked = _attempt(run, seen, on_epoch)
+        if view.state != "failed" or asked:
+            return view
+        decision = history.decide(
+            classify(view.reason, view.error), view.durable_epoch, Retries(out_of_memory=0, other=0), can_grow=False
+        )
+        if not decision.again:
+            return view
+        tell(f"lost after epoch {view.epoch}: {_briefly(view.reason)}; going on from epoch {view.durable_epoch}")
+        try:
+            _wait_for_room(run, file, tell)
+        except KeyboardInterrupt:
+            _stop_waiting(run, view)
+            return run.read()
+        if address is not None:
+            agree(address, run.storage)  # a node that has come since was asked nothing yet
+
+
+def _briefly(reason: str | None) -> str:
+    """The first sentence: what Ray says of a dead process goes on with all that it could have died of."""
+    text = (reason or "").partition(". ")[0]
+    return text if len(text) <= _REASON else f"{text[: _REASON - 1]}…"
+
+
+def _wait_for_room(run: PreparedRun, file: str, tell: Callable[[str], None]) -> None:
+    """Until the nodes have room for all workers, were they empty: one that was lost may come back, or another one for it."""
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            check_placement(run.experiment.resources, alive_nodes(), file=file)
+        except ConfigError as error:
+            if not told:
+                tell(f"waiting for nodes: {error}")
+            told = True
+            time.sleep(POLL_S)
+        else:
+            if told:
+                tell(f"there is room again, after {time.monotonic() - began:.0f} s")
+            return
+
+
+def _stop_waiting(run: PreparedRun, view: CellView) -> None:
+    """The user has interrupted while there was no attempt."""
+    folder = cell_storage(run.storage, run.task.cell_id)
+    config, attempt = run.task.experiment, next_attempt(folder) - 1
+    reason = PREEMPTED if is_preempted() else "asked to stop"
+    end_for_worker(folder, config, "interrupted", attempt=attempt, epoch=view.epoch, reason=reason)
+
+
+def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> tuple[CellView, int, bool]:
+    """One worker group, until it ends. Returns what the journal holds then, the last epoch that was shown, and whether the user
+    had asked it to stop."""
     # Train is slow to import
     from simlap.run.launch import trainer
 
@@ -101,7 +174,6 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     # in a thread of its own: on the main thread Train would take Ctrl-C for itself and kill the workers in mid-step
     thread = threading.Thread(target=fit, name="simlap-train", daemon=True)
     thread.start()
-    seen = run.view.epoch
     asked = False
     try:
         while not ended.is_set():
@@ -115,8 +187,8 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
                 folder.write(STOP_REQUEST, PREEMPTED.encode() if is_preempted() else b"")
     finally:
         folder.delete(STOP_REQUEST)
-    _announce(run, seen, on_epoch)
-    return _after(run, folder, attempt, errors)
+    seen = _announce(run, seen, on_epoch)
+    return _after(run, folder, attempt, errors), seen, asked
 
 
 def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> int:

@@ -19,10 +19,10 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
 from simlap.redact import names_a_secret
 from simlap.run.cluster import Node
+from simlap.run.failures import Retries
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
-from simlap.study.failures import Retries
 from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S
 from simlap.study.packing import Packing

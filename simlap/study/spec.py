@@ -13,12 +13,12 @@ from simlap.config import Experiment, load_experiment, override, parse_override,
 from simlap.config.schema import Count, Positive, Resources, Strict
 from simlap.config.schema.base import wrong
 from simlap.errors import ConfigError
+from simlap.run.failures import Retries
 from simlap.study.arms import Arm, make_arms
 from simlap.study.axes import with_drawn_levels
 from simlap.study.budget import Budget
 from simlap.study.declared import check_declared
 from simlap.study.designs import make_design
-from simlap.study.failures import Retries
 from simlap.study.fractional import AliasTable
 from simlap.study.levels import Combination, Scalar, level_name
 from simlap.study.metric import check_metrics

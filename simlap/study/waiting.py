@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from simlap.config.schema import Resources
 from simlap.run.cluster import Node
+from simlap.run.failures import History
 from simlap.study.budget import BudgetGuard
 from simlap.study.capacity import Capacity, Share
-from simlap.study.failures import History
 from simlap.study.planned import PlannedCell
 
 PASSES = 8

@@ -11,9 +11,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import CellState
+from simlap.run.failures import Retries, classify
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
-from simlap.study.failures import Retries, classify
 from simlap.study.feed import CellFeed
 from simlap.study.index import CellFacts
 from simlap.study.plan import Plan

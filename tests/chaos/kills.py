@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, Literal, Protocol, get_args
 
 import psutil
 
@@ -33,7 +33,7 @@ _LATEST_S = 2.0
 class Planned:
     """A kill to come."""
 
-    kind: Kind
+    kind: str
     epochs: int
     """When the study has recorded so many different epochs, of all cells together."""
     delay_s: float
@@ -44,7 +44,7 @@ class Planned:
 class Killed:
     """A kill that was made."""
 
-    kind: Kind
+    kind: str
     second: float
     """Since the first launch."""
     epochs: int
@@ -54,6 +54,8 @@ class Killed:
     """Cells with their attempts that were running there."""
     recovered_s: float | None = None
     """Until the next new epoch was recorded."""
+    at_ms: int = 0
+    """When, by this machine's clock."""
 
 
 @dataclass
@@ -79,18 +81,64 @@ def schedule(seed: int, kills: int, size: Size) -> list[Planned]:
     return sorted(found, key=lambda kill: kill.epochs)
 
 
-def disturb(study: Path, cluster: Raylets, kills: Sequence[Planned], seed: int, *, timeout_s: float) -> Ran:
-    """Run the study on the cluster while it is disturbed, a user starting it again whenever its driver was killed.
+class Launch(Protocol):
+    """The process of a command that runs."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def kill(self) -> None:
+        """That process alone, and wait for its end; what it had started has to notice by itself."""
+
+
+class Scene(Protocol):
+    """Where a study runs and is disturbed."""
+
+    def launch(self, words: Sequence[str], folder: Path, log: IO[bytes]) -> Launch:
+        """Start `simlap` with these words, in a folder."""
+
+    def strike(
+        self, kind: str, driver: Driver, journals: Journals, rng: random.Random
+    ) -> tuple[str, list[tuple[str, int]]] | None:
+        """Make a fault and undo it. Returns the victim and the cells that ran there; None where there is no victim now."""
+
+
+def disturb(
+    study: Path,
+    scene: Scene,
+    kills: Sequence[Planned],
+    seed: int,
+    *,
+    timeout_s: float,
+    apart: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+    words: Sequence[str] | None = None,
+    cells: Sequence[str] | None = None,
+) -> Ran:
+    """Run the study while it is disturbed, a user starting it again whenever its driver was killed.
 
     Raises AssertionError where a launch ends otherwise than well, or nothing is finished after `timeout_s`.
+
+    Args:
+        study: the file, in whose folder it runs.
+        scene: where.
+        kills: to be made.
+        seed: of the choice of victims.
+        timeout_s: for all of it.
+        apart: a fault comes only when an epoch was recorded after the one before, so that each can be measured.
+        tell: told of every fault.
+        words: of the command (default: that of the study).
+        cells: ids of what it runs (default: the study's).
     """
     runs = study.parent / "runs"
-    journals = Journals(runs, [cell.cell_id for cell in planned(study, runs)])
+    journals = Journals(runs, cells or [cell.cell_id for cell in planned(study, runs)])
     rng = random.Random(seed + 1)
     left, killed = list(kills), list[Killed]()
     due: dict[Planned, float] = {}
     began = time.monotonic()
-    driver = _Driver(study, cluster.address)
+    driver = Driver(scene, words or ["ablate", study.name], study.parent)
     try:
         while True:
             journals.look()
@@ -104,12 +152,14 @@ def disturb(study: Path, cluster: Raylets, kills: Sequence[Planned], seed: int, 
                 raise AssertionError(f"launch {driver.launches} ended with exit code {code}:\n{driver.said()}")
             if now > timeout_s:
                 raise AssertionError(f"not finished after {now:.0f} s:\n{driver.said()}")
-            for kill in left:
+            for kill in [] if apart and killed and killed[-1].recovered_s is None else left:
                 if epochs > kill.epochs or (epochs == kill.epochs and now >= due.setdefault(kill, now + kill.delay_s)):
-                    found = _kill(kill.kind, cluster, driver, journals, rng)
+                    at_ms = time.time_ns() // 1_000_000
+                    found = scene.strike(kill.kind, driver, journals, rng)
                     if found is not None:
-                        killed.append(Killed(kill.kind, now, epochs, *found))
+                        killed.append(Killed(kill.kind, now, epochs, *found, at_ms=at_ms))
                         left.remove(kill)
+                        tell(f"{now:.0f} s, {epochs} epochs: {kill.kind}, {found[0]}, {len(found[1])} runs")
                         break
             time.sleep(_POLL_S)
     finally:
@@ -139,28 +189,20 @@ def check(ran: Ran, study: Path, undisturbed: Path) -> None:
     ran.problems += [f"no victim for a kill of kind {kill.kind} after {kill.epochs} epochs" for kill in ran.left]
 
 
-class _Driver:
-    """`simlap ablate`, again and again."""
+class Driver:
+    """A command, again and again."""
 
-    def __init__(self, study: Path, address: str) -> None:
-        self._study, self._address = study, address
+    def __init__(self, scene: Scene, words: Sequence[str], folder: Path) -> None:
+        self._scene, self._words, self._folder = scene, list(words), folder
         self.launches = 0
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.launches += 1
-        self._log = self._study.parent / f"launch-{self.launches}.log"
-        log: IO[bytes]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "simlap.cli", "ablate", self._study.name, "--address", self._address],
-                cwd=self._study.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
-            )
+        self.log = self._folder / f"launch-{self.launches}.log"
+        again = ["--resume"] if self.launches > 1 and self._words[0] == "run" else []
+        with self.log.open("wb") as log:
+            self._process = self._scene.launch([*self._words, *again], self._folder, log)
 
     @property
     def pid(self) -> int:
@@ -170,38 +212,70 @@ class _Driver:
         return self._process.poll()
 
     def said(self) -> str:
-        return self._log.read_text(errors="replace")[-8000:]
+        return self.log.read_text(errors="replace")[-8000:]
 
     def kill(self) -> None:
         """The driver alone; what it had started has to notice by itself."""
+        self._process.kill()
+
+    def kill_and_restart(self) -> None:
+        self.kill()
+        self.start()
+
+
+class _Local:
+    """A process on this machine."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def kill(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def kill_and_restart(self) -> None:
-        self.kill()
-        self._start()
 
+class OnRaylets:
+    """The scene of one address: kills of `KINDS`."""
 
-def _kill(
-    kind: Kind, cluster: Raylets, driver: _Driver, journals: Journals, rng: random.Random
-) -> tuple[str, list[tuple[str, int]]] | None:
-    """The victim and the cells that ran there; None where there is no victim now."""
-    match kind:
-        case "driver":
-            victim, hit = f"pid {driver.pid}, launch {driver.launches}", journals.unfinished()
-            driver.kill_and_restart()
-        case "raylet":
-            pid, children = cluster.kill_raylet(rng)
-            victim, hit = f"pid {pid} with {len(children)} processes", journals.running(children)
-        case _:
-            process = cluster.kill_process(ACTOR if kind == "actor" else WORKER, rng)
-            if process is None:
-                return None
-            victim, hit = f"pid {process[0]}, {process[1]}", journals.running({process[0]})
-            if kind == "worker" or "ImplicitFunc" in process[1]:
-                hit = journals.unfinished()  # one worker's loss, or the driver's, is the whole group's
-    return victim, hit
+    def __init__(self, cluster: Raylets) -> None:
+        self._cluster = cluster
+
+    def launch(self, words: Sequence[str], folder: Path, log: IO[bytes]) -> Launch:
+        return _Local(
+            subprocess.Popen(
+                [sys.executable, "-m", "simlap.cli", *words, "--address", self._cluster.address],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+            )
+        )
+
+    def strike(
+        self, kind: str, driver: Driver, journals: Journals, rng: random.Random
+    ) -> tuple[str, list[tuple[str, int]]] | None:
+        match kind:
+            case "driver":
+                victim, hit = f"pid {driver.pid}, launch {driver.launches}", journals.unfinished()
+                driver.kill_and_restart()
+            case "raylet":
+                pid, children = self._cluster.kill_raylet(rng)
+                victim, hit = f"pid {pid} with {len(children)} processes", journals.running(children)
+            case _:
+                process = self._cluster.kill_process(ACTOR if kind == "actor" else WORKER, rng)
+                if process is None:
+                    return None
+                victim, hit = f"pid {process[0]}, {process[1]}", journals.running({process[0]})
+                if kind == "worker" or "ImplicitFunc" in process[1]:
+                    hit = journals.unfinished()  # one worker's loss, or the driver's, is the whole group's
+        return victim, hit
 
 
 def machine() -> dict[str, object]:

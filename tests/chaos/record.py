@@ -20,6 +20,8 @@ class Seen:
     epochs: set[int] = field(default_factory=set)
     attempts: dict[int, int] = field(default_factory=dict)
     """Attempt -> the process that made it (of a worker group, its first worker)."""
+    hosts: dict[int, str] = field(default_factory=dict)
+    """Attempt -> the host of that process."""
     ended: set[int] = field(default_factory=set)
     """Attempts that came to some end."""
     starts: dict[int, int] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Journals:
             match row["type"]:
                 case "start":
                     seen.attempts[attempt] = _pid(writer)
+                    seen.hosts[attempt] = writer.rpartition(".")[0]
                     seen.starts[attempt] = row["from_epoch"]
                 case "metrics":
                     seen.epochs.add(row["epoch"])

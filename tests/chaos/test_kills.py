@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.cluster import Raylets
-from tests.chaos.kills import KINDS, Killed, Planned, Ran, check, disturb, schedule
+from tests.chaos.kills import KINDS, Killed, OnRaylets, Planned, Ran, check, disturb, schedule
 from tests.chaos.record import Journals
 from tests.chaos.study import Size, run_plainly, write_study
 from tools.soak_kills import page
@@ -22,7 +22,7 @@ def test_a_study_survives_five_kills(tmp_path: Path) -> None:
     study = write_study(tmp_path, SIZE)
     run_plainly(study, tmp_path / "plain")
     with Raylets(2) as cluster:
-        ran = disturb(study, cluster, schedule(SEED, 5, SIZE), SEED, timeout_s=1700)
+        ran = disturb(study, OnRaylets(cluster), schedule(SEED, 5, SIZE), SEED, timeout_s=1700)
     check(ran, study, tmp_path / "plain")
     assert {kill.kind for kill in ran.killed} == set(KINDS)
     assert ran.problems == []

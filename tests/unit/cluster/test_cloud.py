@@ -19,6 +19,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tests.chaos.hosts import SETTINGS
 from tests.unit.test_docs import check_command, commands
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -253,6 +254,7 @@ def test_the_head_of_the_task(tmp_path: Path) -> None:
     assert {call for call in calls if call.startswith("RAY_")} == {
         "RAY_AUTH_MODE=token",
         f"RAY_AUTH_TOKEN_PATH={token}",
+        *(f"{name}={value}" for name, value in SETTINGS.items()),
     }
 
 

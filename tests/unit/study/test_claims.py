@@ -18,11 +18,11 @@ from rich.console import Console
 from simlap.config import yaml
 from simlap.record.journal import cell_storage, read_rows
 from simlap.run.cluster import Node
+from simlap.run.failures import Retries
 from simlap.storage import Storage
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog
 from simlap.study.execute import _Over
-from simlap.study.failures import Retries
 from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S, POLLS, Lease
 from simlap.study.plan import Plan, make_plan

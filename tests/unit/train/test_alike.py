@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from simlap.study.failures import classify
+from simlap.run.failures import classify
 from simlap.train import alike
 from simlap.train.alike import DriftError, check_alike, digest
 from simlap.train.world import World

@@ -31,6 +31,8 @@ _LOST = re.compile(
     r"|\bthe (?:actor|process|worker) died\b|\bactor died unexpectedly\b|\bnode .{0,80}\bdied\b|\bpreempt(?:ed|ion)\b"
     r"|\b(?:node|actor)\b.{0,80}\b(?:is dead|unavailable)\b"
     r"|\bSIGTERM\b|\bSIGKILL\b|\bconnection error code\b"
+    # workers that were to be placed on a node that had just gone
+    r"|\bworker group startup timed out\b|\bWorkerGroupStartup(?:Timeout|Failed)Error\b"
     # what the other workers of a group see of one that died
     r"|\bgloo/.{0,200}(?:closed|reset) by peer|\bncclRemoteError\b|\bremote process exited\b",
     re.IGNORECASE,

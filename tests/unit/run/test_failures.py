@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from simlap.errors import ConfigError, DataError, UserError
 from simlap.run.device import DeviceMemoryError
+from simlap.run.failures import KINDS, LOST_IN_A_ROW, History, Kind, Retries, classify
 from simlap.run.worker import SupersededError
-from simlap.study.failures import KINDS, LOST_IN_A_ROW, History, Kind, Retries, classify
 from simlap.train.features import DivergedError
 
 DIED = """The actor died unexpectedly before finishing this task.
@@ -69,6 +69,7 @@ def test_errors_that_a_worker_could_write(error: Exception, kind: Kind) -> None:
         (NODE.partition(": ")[2], "lost"),
         (AWAY, "lost"),
         ("the process died", "lost"),
+        ("Training failed due to controller error:\nThe worker group startup timed out after 60.0 seconds", "lost"),
         ("ray.exceptions.ActorDiedError: " + DIED, "lost"),
         (BORN_DEAD, "user"),
         (PRESSURE, "out_of_memory"),
