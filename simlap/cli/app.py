@@ -13,7 +13,6 @@ from rich.markup import escape
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
 from simlap.redact import hide_credentials
-from simlap.run.preemption import is_preempted, listen
 
 app = typer.Typer(
     name="simlap",
@@ -24,9 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-OK, FAILED, WRONG_INPUT = 0, 1, 2
-INTERRUPTED, PREEMPTED = 130, 143
-"""What shells say of a process that SIGINT, or SIGTERM, has ended."""
+OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 StorageOption = Annotated[
     str, typer.Option("--storage", help="Where runs are kept: a folder or any pyarrow.fs URI (s3://...).")
@@ -43,26 +40,19 @@ RootOption = Annotated[
 ]
 
 
-def interrupted(where: str = "") -> int:
-    """Say that somebody has stopped this command, and what goes on with it. Returns the exit code."""
-    word, code = ("preempted", PREEMPTED) if is_preempted() else ("interrupted", INTERRUPTED)
-    complain(f"{word}{where}; continue with: [bold]{escape(this_command())}[/]")
-    return code
-
-
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
     come out again, or damaged images, 2 wrong input, 3 budget reached,
-    4 study taken over, 130 interrupted (Ctrl-C), 143 preempted (SIGTERM)."""
+    4 study taken over, 130 interrupted."""
     warnings.filterwarnings("ignore")
-    listen()
     try:
         code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns
     except UserError as error:
         complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(interrupted())
+        complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
+        sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the program ends here
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
             complain(f"[bold red]error:[/] {escape(error.format_message())}")

@@ -10,13 +10,13 @@ from rich.markup import escape
 
 from simlap.cli.app import (
     FAILED,
+    INTERRUPTED,
     OK,
     AddressOption,
     SetOption,
     StorageOption,
     TrackingOption,
     app,
-    interrupted,
 )
 from simlap.cli.output import (
     complain,
@@ -27,6 +27,7 @@ from simlap.cli.output import (
     print_note,
     print_shipped,
     quiet_stderr,
+    this_command,
     warn_if_away,
     warn_if_open,
 )
@@ -68,7 +69,6 @@ def run(
         out.print(f"{which}{_headline(stage, kept=kept)}", soft_wrap=True, markup=False)
         if told := _other_code(stage):
             out.print(told, style="yellow", soft_wrap=True, markup=False)
-        code = FAILED
         with quiet_stderr():
             view = stage.view
             if not kept:
@@ -77,7 +77,7 @@ def run(
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
         elif view.state == "interrupted":
-            code = interrupted(f" after epoch {view.epoch}")
+            complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(this_command())}[/]")
         elif not kept:
             print_metrics(_results(view))
             _print_gates(stage)
@@ -86,7 +86,7 @@ def run(
             out.print(f"run directory  {stage.where}", soft_wrap=True, markup=False)
         print_shipped(shipped, uri, stage.experiment.name)
         if view.state != "done":
-            raise typer.Exit(code)
+            raise typer.Exit(INTERRUPTED if view.state == "interrupted" else FAILED)
     raise typer.Exit(OK)
 
 

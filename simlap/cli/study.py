@@ -12,15 +12,15 @@ from rich.markup import escape
 
 from simlap.cli.app import (
     FAILED,
+    INTERRUPTED,
     OK,
     AddressOption,
     SetOption,
     StorageOption,
     TrackingOption,
     app,
-    interrupted,
 )
-from simlap.cli.output import complain, out, print_shipped, quiet_stderr, warn_if_away, warn_if_open
+from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command, warn_if_away, warn_if_open
 from simlap.errors import UserError
 
 if TYPE_CHECKING:
@@ -304,7 +304,8 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
         )
         raise typer.Exit(BUDGET)
     if not outcome.finished:
-        raise typer.Exit(interrupted())
+        complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
+        raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         complain(f"[bold red]{len(outcome.failed)} failed cells[/]; add --retry failed to run them again")
     if outcome.failed or outcome.left:

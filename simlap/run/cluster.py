@@ -18,7 +18,6 @@ from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
 from simlap.run.access import check_token, make_token
 from simlap.run.head import answers, watch_head
-from simlap.run.preemption import listen_again
 from simlap.run.priority import batch_priority
 
 _HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
@@ -165,7 +164,6 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-            listen_again()  # Ray would end the process in the middle of what it does
         except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             if address is None:
                 raise UserError(f"Ray does not start on this machine: {error}") from error

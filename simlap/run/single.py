@@ -18,7 +18,6 @@ from simlap.redact import hide_credentials
 from simlap.run.cluster import alive_nodes, check_placement, connect, local_node
 from simlap.run.failures import History, Retries, classify
 from simlap.run.nodes import agree
-from simlap.run.preemption import PREEMPTED, is_preempted
 from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
@@ -86,8 +85,7 @@ def execute(
     """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
 
     Where a worker, its node or the connection to it is lost, it goes on from the newest checkpoint, once there is room.
-    Ctrl-C, or a notice that the machine is about to be taken away (`simlap.run.preemption`), asks the workers to save and stop;
-    a second Ctrl-C leaves at once (the last epoch is safe all the same).
+    Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
 
     Args:
         run: what is trained.
@@ -184,7 +182,7 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
                 if asked:
                     raise
                 asked = True
-                folder.write(STOP_REQUEST, PREEMPTED.encode() if is_preempted() else b"")
+                folder.write(STOP_REQUEST, b"")
     finally:
         folder.delete(STOP_REQUEST)
     seen = _announce(run, seen, on_epoch)

@@ -8,7 +8,7 @@ from typing import Any
 from simlap.config import Experiment, validate
 
 STOP_REQUEST = "stop"
-"""An object of this name in the run directory asks the workers to save and stop. It says why, or nothing."""
+"""An object of this name in the run directory asks the workers to save and stop."""
 
 
 @dataclass(frozen=True)

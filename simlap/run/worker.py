@@ -148,7 +148,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
                     journal.end("done", epoch)
                 elif progress.stopped and journal:
                     paused = task.until is not None and epoch >= task.until
-                    journal.end("interrupted", epoch, reason=PAUSED if paused else _why_stopped(cell))
+                    journal.end("interrupted", epoch, reason=PAUSED if paused else "asked to stop")
                 yield progress
     except torch.OutOfMemoryError as error:
         explained = explain_out_of_memory(experiment, world.device, world.size)
@@ -157,12 +157,6 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     except Exception as error:
         _end_failed(journal, epoch, error)
         raise
-
-
-def _why_stopped(cell: Storage) -> str:
-    """What the stop request says."""
-    told = cell.read(STOP_REQUEST).decode() if cell.exists(STOP_REQUEST) else ""
-    return told or "asked to stop"
 
 
 def _end_failed(journal: Journal | None, epoch: int, error: Exception, cause: Exception | None = None) -> None:

@@ -30,8 +30,7 @@ from simlap.train.loop import Progress, fit
 from simlap.train.weights import backbone_of
 from simlap.train.world import World
 
-INTERRUPTED, PREEMPTED = 130, 143
-"""What shells say of a process that SIGINT, or SIGTERM, has ended."""
+INTERRUPTED = 130
 
 
 @dataclass
@@ -71,8 +70,6 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        self.number = signal.SIGINT
-        """By what, first."""
 
     def __enter__(self) -> _Interrupt:
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -85,12 +82,11 @@ class _Interrupt:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.number = True, signal.Signals(number)
+        self.asked = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code: 0, 2 for wrong input, 130 or 143 where Ctrl-C or SIGTERM has asked it to stop."""
+    """Run it; returns the exit code: 0, 2 for wrong input, 130 where it was asked to stop."""
     parser = argparse.ArgumentParser(prog="python -m simlap.train", description=__doc__.splitlines()[0])
     parser.add_argument("file", metavar="FILE", help="experiment file")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the file's")
@@ -109,9 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _claim(folder, stage, world)
             for i, (stage, folder) in enumerate(zip(stages, folders, strict=True)):
                 if not _run(stage, folder, folders[i - 1] if i else None, world, interrupt):
-                    preempted = interrupt.number == signal.SIGTERM
-                    print(f"{'preempted' if preempted else 'stopped'}; the same command goes on", file=sys.stderr)
-                    return PREEMPTED if preempted else INTERRUPTED
+                    print("stopped; the same command goes on", file=sys.stderr)
+                    return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
