@@ -25,6 +25,7 @@ from simlap.cli.output import (
     print_gates_page,
     print_metrics,
     print_shipped,
+    print_warnings,
     quiet_stderr,
     this_command,
     warn_if_away,
@@ -71,6 +72,7 @@ def run(
             if not kept:
                 view = execute(stage, file=str(experiment), address=address, on_epoch=print_epoch)
             shipped = record(stage, uri)
+        print_warnings(text for text in view.warnings if text not in stage.view.warnings)
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
         elif view.state == "interrupted":

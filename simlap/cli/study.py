@@ -20,7 +20,7 @@ from simlap.cli.app import (
     TrackingOption,
     app,
 )
-from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command, warn_if_away
+from simlap.cli.output import complain, out, print_shipped, print_warnings, quiet_stderr, this_command, warn_if_away
 from simlap.errors import UserError
 
 if TYPE_CHECKING:
@@ -291,6 +291,7 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
         ended = " or failed" * bool(outcome.failed) + " or left alone" * bool(outcome.left)
         out.print("nothing to run: " + ("the race is decided" if over else f"every cell is done{ended}"))
     print_report(outcome.report, out)
+    print_warnings(text for arm in outcome.view.arms for cell in arm.cells for text in cell.warnings)
     if outcome.left:
         out.print(outcome.left, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for path in outcome.files:

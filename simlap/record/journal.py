@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter
 from simlap.config import canonical_hash, evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.attempts import codes_of
+from simlap.record.attempts import codes_of, warnings_of
 from simlap.record.kept import superseded
 from simlap.record.replay import read_replay
 from simlap.record.view import (
@@ -79,8 +80,14 @@ class Journal:
         self.cell.write(name, ("\n".join(lines) + "\n").encode())
         self._sequence += 1
 
-    def start(self, epoch: int, step: int, provenance: dict[str, Any]) -> None:
-        self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance})
+    def start(self, epoch: int, step: int, provenance: dict[str, Any], warnings: Sequence[str] = ()) -> None:
+        """`warnings`: what the user is to see, such as a checkpoint that was passed over."""
+        told = {"warnings": list(warnings)} if warnings else {}
+        self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance, **told})
+
+    def warn(self, text: str) -> None:
+        """Something the user is to see, which nothing stops for."""
+        self.write({"type": "warning", "warnings": [text]})
 
     def epoch(self, epoch: int, metrics: dict[str, float], system: dict[str, float] | None = None) -> None:
         """`system`: how busy the machine was; beside the metrics, since it is no part of the result."""
@@ -234,6 +241,7 @@ def read_cell(
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
         codes=codes_of(rows),
+        warnings=warnings_of(rows),
     )
 
 

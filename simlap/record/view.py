@@ -77,6 +77,8 @@ class CellView:
     """Of the newest attempt."""
     codes: list[str] = field(default_factory=list)
     """Hashes of the code that its numbers are of, in order, as far as attempts noted it (`simlap.record.attempts`)."""
+    warnings: list[str] = field(default_factory=list)
+    """What its attempts want to be seen: checkpoints that were passed over, images that cannot be decoded."""
 
     @property
     def start(self) -> str | None:

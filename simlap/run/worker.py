@@ -23,7 +23,16 @@ from simlap.config.schema import Data
 from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
 from simlap.errors import DataError
-from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result, times_rerun
+from simlap.record.attempts import was_saved
+from simlap.record.journal import (
+    Journal,
+    add_protocols,
+    cell_storage,
+    next_attempt,
+    read_result,
+    read_rows,
+    times_rerun,
+)
 from simlap.record.view import PAUSED
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.run.priority import normal_priority
@@ -53,13 +62,20 @@ def check_newest(journal: Journal) -> None:
 class _CellReporter:
     """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
-    def __init__(self, journal: Journal | None, provenance: dict[str, Any], meter: SystemMeter) -> None:
-        self.journal, self.provenance, self.meter = journal, provenance, meter
+    def __init__(
+        self, journal: Journal | None, provenance: dict[str, Any], meter: SystemMeter, store: CheckpointStore
+    ) -> None:
+        self.journal, self.provenance, self.meter, self.store = journal, provenance, meter, store
         self.evaluations: dict[str, dict[str, float]] = {}
 
     def start(self, epoch: int, step: int) -> None:
         if self.journal:
-            self.journal.start(epoch, step, self.provenance)
+            where = f"{epoch} epochs" + (f" and {step} steps" if step else "")
+            passed = [
+                f"checkpoint {name} is not valid ({why}): the run went on from {where}"
+                for name, why in self.store.damaged.items()
+            ]
+            self.journal.start(epoch, step, self.provenance, passed)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.journal:
@@ -118,11 +134,13 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
         if result is None:  # what only evaluates a finished run does not change where its weights came from
             cell.write("config.yaml", yaml.dump(task.experiment).encode())
             cell.write_json("provenance.json", provenance)
-    reporter = _CellReporter(journal, provenance, SystemMeter(world.device))
+    store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
+    reporter = _CellReporter(journal, provenance, SystemMeter(world.device), store)
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
-        store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
+        if world.rank == 0 and attempt > 1 and not store.names():
+            store.was_saved = was_saved(read_rows(cell))
         training = cast(
             "Generator[Progress]",
             fit(
