@@ -6,15 +6,41 @@ goes through a temporary file, so that a reader sees all of an object or none of
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as pafs
 
 from simlap.errors import UserError
+
+
+class StorageFullError(OSError):
+    """There is no space left (or no quota) for what is to be written. What is there stays as it is."""
+
+    def __str__(self) -> str:
+        return f"no space left: {self.strerror}; make room there and run the same command"
+
+
+@contextlib.contextmanager
+def _told_where_full(target: str, size: int) -> Iterator[None]:
+    """Says which place is full, and how full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folder = next(folder for folder in Path(target).parents if folder.exists())
+        free = shutil.disk_usage(folder).free
+        quota = "; the quota is used up" if error.errno == errno.EDQUOT else ""
+        needed = f"{target} needs {size:,} bytes, {free:,} are free{quota}"
+        raise StorageFullError(error.errno, needed) from error
 
 
 class Storage:
@@ -71,23 +97,14 @@ class Storage:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole object, replacing what was there."""
+        """Write a whole object, replacing what was there. Raises StorageFullError."""
         target = self._at(path)
         if not self.is_local:
             with self._fs.open_output_stream(target) as stream:
                 stream.write(data)
             return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with _told_where_full(target, len(data)):
+            _replace(target, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a whole object unless there is one. Whether it was written.
@@ -101,16 +118,8 @@ class Storage:
                 return False
             self.write(path, data)
             return True
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = Path(f"{target}.tmp-{uuid.uuid4().hex[:8]}")
-        try:
-            temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        with _told_where_full(target, len(data)):
+            return _link(target, data)
 
     def delete(self, path: str) -> None:
         """Delete an object or a folder with all it holds; nothing happens where there is none."""
@@ -128,3 +137,31 @@ class Storage:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+
+def _replace(target: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _link(target: str, data: bytes) -> bool:
+    """Whether there was no such file before."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = Path(f"{target}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
+from simlap.storage import StorageFullError
 
 app = typer.Typer(
     name="simlap",
@@ -40,7 +41,7 @@ RootOption = Annotated[
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
-    come out again, or damaged images, 2 wrong input, 3 budget reached,
+    come out again, damaged images, or a full storage, 2 wrong input, 3 budget reached,
     4 study taken over, 130 interrupted."""
     warnings.filterwarnings("ignore")
     try:
@@ -48,6 +49,9 @@ def main() -> None:
     except UserError as error:
         complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
+    except StorageFullError as error:
+        complain(f"[bold red]error:[/] {escape(str(error))}; continue with: [bold]{escape(this_command())}[/]")
+        sys.exit(FAILED)
     except (typer.Abort, KeyboardInterrupt):
         complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
         sys.exit(INTERRUPTED)

@@ -75,6 +75,8 @@ def run(
         print_warnings(text for text in view.warnings if text not in stage.view.warnings)
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
+            if view.error is None:  # not the run's own fault
+                complain(f"continue with: [bold]{escape(this_command())}[/]")
         elif view.state == "interrupted":
             complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(this_command())}[/]")
         elif not kept:

@@ -67,5 +67,6 @@ def was_saved(rows: Sequence[dict[str, Any]]) -> bool:
 
 def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What a run's attempts want to be seen, each thing once and in order."""
-    told = [text for row in rows for text in row.get("warnings", ())]
-    return list(dict.fromkeys(told))
+    latest = {row["about"]: text for row in rows if "about" in row for text in row.get("warnings", ())}
+    told = [text for row in rows if "about" not in row for text in row.get("warnings", ())]
+    return list(dict.fromkeys([*told, *latest.values()]))

@@ -85,9 +85,9 @@ class Journal:
         told = {"warnings": list(warnings)} if warnings else {}
         self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance, **told})
 
-    def warn(self, text: str) -> None:
-        """Something the user is to see, which nothing stops for."""
-        self.write({"type": "warning", "warnings": [text]})
+    def warn(self, text: str, *, about: str) -> None:
+        """Something the user is to see, which nothing stops for. `about`: the last word about a thing counts."""
+        self.write({"type": "warning", "about": about, "warnings": [text]})
 
     def epoch(self, epoch: int, metrics: dict[str, float], system: dict[str, float] | None = None) -> None:
         """`system`: how busy the machine was; beside the metrics, since it is no part of the result."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simlap.config import Experiment, validate
 from simlap.errors import UserError
@@ -21,6 +22,7 @@ from simlap.storage import Storage
 from simlap.train.check import check_experiment
 
 POLL_S = 1.0
+_FULL = re.compile(r"StorageFullError: .*")
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,12 @@ def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None])
 def _after(run: PreparedRun, folder: Storage, attempt: int, errors: list[Exception]) -> CellView:
     view = run.read()
     newest = next_attempt(folder) - 1
+    text = str(errors[0]).strip() if errors else "the worker group ended without a result"
+    if full := _FULL.search(text):
+        # nothing more can be written, and nothing is to be: the run goes on from what it has saved
+        return replace(view, state="failed", reason=full[0], error=None)
     if view.state == "running" or (errors and newest < attempt):
         # the workers died without a word, or never started
-        text = str(errors[0]).strip() if errors else "the worker group ended without a result"
         reason = text.splitlines()[-1]
         config = run.task.experiment
         end_for_worker(folder, config, "failed", attempt=attempt, epoch=view.epoch, reason=reason, error=text)

@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, cast
 
 import torch
@@ -34,11 +34,12 @@ from simlap.record.journal import (
     times_rerun,
 )
 from simlap.record.view import PAUSED
+from simlap.run.bad_images import BadImages
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.run.priority import normal_priority
 from simlap.run.system import SystemMeter
 from simlap.run.task import STOP_REQUEST, CellTask
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
 from simlap.train.weights import backbone_of, weights_fingerprint
@@ -139,6 +140,7 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
+        bad = BadImages(splits, experiment.data, world, journal)
         if world.rank == 0 and attempt > 1 and not store.names():
             store.was_saved = was_saved(read_rows(cell))
         training = cast(
@@ -156,8 +158,10 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             ),
         )
         with closing(training):  # a caller that goes away leaves when the last checkpoint is durable
+            bad.look()
             for progress in training:
                 epoch = progress.epoch
+                bad.look()
                 if progress.finished and journal:
                     check_newest(journal)  # or a run that its successor ends as well would end twice
                     _write_result(cell, progress, {**known, **reporter.evaluations}, _memory(result, world))
@@ -172,6 +176,12 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
         explained = explain_out_of_memory(experiment, world.device, world.size)
         _end_failed(journal, epoch, explained, error)
         raise explained from error
+    except StorageFullError as error:
+        # not the run's fault: the same command goes on from the newest checkpoint, once there is room
+        if journal:
+            with suppress(StorageFullError):
+                journal.end("interrupted", epoch, reason=f"{type(error).__name__}: {error}")
+        raise
     except Exception as error:
         _end_failed(journal, epoch, error)
         raise

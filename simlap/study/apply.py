@@ -13,7 +13,7 @@ from simlap.record.view import StudyView
 from simlap.report import Report, build, write_report
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.run.nodes import agree
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 from simlap.study.announce import announce
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
@@ -120,7 +120,7 @@ def apply(
             ran = len(plan.pending)
             try:
                 plan, after, finished = _execute(plan, study, options, folder, nodes, console, claims)
-            except LostLeaseError:
+            except (LostLeaseError, StorageFullError):
                 shipper.abandon()
                 raise
             outcome = _reported(study, storage, ran=ran, finished=finished)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from simlap.record.journal import now_ms
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 
 _log = logging.getLogger("simlap.study")
 SCHEMA_VERSION = 1
@@ -166,8 +166,8 @@ def persist(write: Callable[[], None]) -> None:
         try:
             write()
             return
-        except OSError:
-            if pause is None:
+        except OSError as error:
+            if pause is None or isinstance(error, StorageFullError):  # room is not made within seconds
                 _log.exception("the study's log could not be written; the next launch makes up for it")
                 return
             time.sleep(pause)

@@ -146,6 +146,9 @@ def execute(
         trainable: the actor that runs one-worker cells.
         claims: against other launches that have the same cells; what these are at work on is waited for.
         more: asked for further cells when all before have ended; none: that was all.
+
+    Raises:
+        StorageFullError: nothing more can be recorded; what runs was ended where its newest checkpoint is.
     """
     provenance = collect()
     names = (f"simlap-{trainable.__name__}", "simlap-driver")
@@ -173,6 +176,8 @@ def execute(
     # what was handed out and has not come to an end: the user interrupted
     while feed.held and not feed.attempts and not feed.is_ended and _comes_free(plan, feed):
         _fit(plan, feed, callback, scheduler, names[0])
+    if feed.full is not None:
+        raise feed.full
     finished = {"done", "stopped", "failed"}
     return all(progress.cells[cell.cell_id].state in finished for cell in cells)
 
@@ -230,7 +235,11 @@ class _Over(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._feed.is_void or (self._guard is not None and self._guard.reached() is not None)
+        return (
+            self._feed.is_void
+            or self._feed.full is not None
+            or (self._guard is not None and self._guard.reached() is not None)
+        )
 
 
 def settle(plan: Plan) -> None:

@@ -13,8 +13,9 @@ from simlap import errors
 from simlap.config.schema import Strict
 from simlap.errors import UserError
 
-Kind = Literal["user", "out_of_memory", "lost", "other"]
+Kind = Literal["user", "out_of_memory", "lost", "no_space", "other"]
 """`user`: the run itself is wrong, and would be again, bit by bit; `out_of_memory`: of its device's share or of the host;
+`no_space`: the storage is full, for all others too;
 `lost`: its process, node or connection went away; `other`: all else."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOST_IN_A_ROW = 20
@@ -70,6 +71,8 @@ def classify(reason: str | None, error: str | None = None) -> Kind:
     if named != "UserError" and named in _user_errors() | _OWN:
         # what it says may well speak of memory: out of GPU memory is the one user error that is not the user's
         return "out_of_memory" if named == "DeviceMemoryError" else "user"
+    if named == "StorageFullError":
+        return "no_space"
     if _OUT_OF_MEMORY.search(text):
         return "out_of_memory"
     if named == "UserError":
@@ -120,6 +123,8 @@ class History:
             kind = "other"
         if kind == "user":
             return Decision(False, why="it would fail again")
+        if kind == "no_space":
+            return Decision(False, why="the storage is full; the launch ends")
         if kind == "out_of_memory":
             self.out_of_memory += 1
             if not can_grow:

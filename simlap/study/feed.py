@@ -18,6 +18,7 @@ from ray.tune.search import SearchAlgorithm
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage
 from simlap.run.cluster import Node
+from simlap.storage import StorageFullError
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims, Holder
 from simlap.study.index import CellFacts
@@ -74,6 +75,8 @@ class CellFeed(SearchAlgorithm):
         """By trial id; whoever watches the trials removes what is over."""
         self._looked_at_held = time.monotonic()
         self._storage: Any = None
+        self.full: StorageFullError | None = None
+        """Why nothing more is begun, where the storage is full: it is so for every cell."""
         self._add(cells)
 
     def _add(self, cells: Sequence[PlannedCell]) -> None:
@@ -89,7 +92,7 @@ class CellFeed(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for. None any more where another launch has taken the study over."""
-        if self.is_void:
+        if self.is_void or self.full:
             self.set_finished()  # type: ignore[no-untyped-call]  # Ray's
         if self._more is not None and not (self._finished or self._waiting.busy or self.attempts or self.held):
             self._add(found := self._more())
@@ -197,6 +200,10 @@ class CellFeed(SearchAlgorithm):
             try:
                 holder = self._claims.take(attempt.cell.cell_id)
                 fresh = self._after_others(attempt) if holder is None else None
+            except StorageFullError as error:
+                self.full = error
+                self._waiting.release(trial_id)
+                return None
             except OSError as error:
                 _log.warning("%s could not be claimed, and is tried again: %s", attempt.cell.cell_id, error)
                 self._waiting.release(trial_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import CellState
+from simlap.storage import StorageFullError
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries, classify
@@ -20,6 +23,8 @@ from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
 from simlap.study.waiting import Attempt
+
+_FULL = re.compile(r"StorageFullError: no space left: (.*); make room")
 
 
 class StudyCallback(tune.Callback):
@@ -98,6 +103,13 @@ class StudyCallback(tune.Callback):
         if "SupersededError" in _error_text(trial) and self.feed.lost(attempt):
             return
         reason, error = view.reason or "", view.error
+        if classify(None, _error_text(trial)) == "no_space":
+            # its journal is left as it is: the next launch goes on with it
+            told = _FULL.search(_error_text(trial))
+            self.feed.full = self.feed.full or StorageFullError(errno.ENOSPC, told[1] if told else reason)
+            self.progress.ended(cell.cell_id, "interrupted")
+            persist(lambda: self.feed.release(attempt))
+            return
         if view.state != "failed" or next_attempt(cell_storage(self.plan.storage, cell.cell_id)) == attempt.number:
             # the process died without a word: the journal has no end yet
             error = _error_text(trial)
