@@ -14,6 +14,7 @@ from simlap.cli.app import (
     FAILED,
     INTERRUPTED,
     OK,
+    PREEMPTED,
     AddressOption,
     SetOption,
     StorageOption,
@@ -303,6 +304,9 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
             f"[bold]budget reached:[/] {escape(outcome.budget)}; raise `budget` in the study file and run the same command"
         )
         raise typer.Exit(BUDGET)
+    if not outcome.finished and outcome.preempted:
+        complain(f"preempted and saved; continue with: [bold]{escape(this_command())}[/]")
+        raise typer.Exit(PREEMPTED)
     if not outcome.finished:
         complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
         raise typer.Exit(INTERRUPTED)

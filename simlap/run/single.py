@@ -14,7 +14,8 @@ from simlap.record.mlflow import project_run
 from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
 from simlap.record.tracking.uri import hide_credentials
-from simlap.record.view import CellView, EpochRow
+from simlap.record.view import PREEMPTED, CellView, EpochRow
+from simlap.run import preempt
 from simlap.run.cluster import check_placement, connect, local_node
 from simlap.run.nodes import agree
 from simlap.run.task import STOP_REQUEST, CellTask
@@ -76,7 +77,7 @@ def prepare(experiment: Experiment, storage: Storage, *, file: str, address: str
 def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Callable[[EpochRow], None]) -> CellView:
     """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
 
-    Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
+    Ctrl-C and SIGTERM ask the workers to save and stop; a second Ctrl-C leaves at once (the last epoch is safe all the same).
     """
     check_placement(run.experiment.resources, connect(address, reports=False), file=file)
     if address is not None:
@@ -92,7 +93,7 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
 
     def fit() -> None:
         try:
-            trainer(run.task, run.experiment.resources, stoppable=True).fit()
+            trainer(run.task, run.experiment.resources).fit()
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
         finally:
@@ -103,16 +104,21 @@ def execute(run: PreparedRun, *, file: str, address: str | None, on_epoch: Calla
     thread.start()
     seen = run.view.epoch
     asked = False
+    preempt.listen()
     try:
-        while not ended.is_set():
-            try:
-                ended.wait(POLL_S)
-                seen = _announce(run, seen, on_epoch)
-            except KeyboardInterrupt:
-                if asked:
-                    raise
-                asked = True
-                folder.write(STOP_REQUEST, b"")
+        with preempt.AtWork():
+            while not ended.is_set():
+                try:
+                    ended.wait(POLL_S)
+                    if preempt.asked() and not asked:
+                        asked = True
+                        folder.write(STOP_REQUEST, PREEMPTED.encode())
+                    seen = _announce(run, seen, on_epoch)
+                except KeyboardInterrupt:
+                    if asked:
+                        raise
+                    asked = True
+                    folder.write(STOP_REQUEST, b"")
     finally:
         folder.delete(STOP_REQUEST)
     _announce(run, seen, on_epoch)

@@ -33,7 +33,8 @@ from simlap.record.journal import (
     read_rows,
     times_rerun,
 )
-from simlap.record.view import PAUSED
+from simlap.record.view import PAUSED, PREEMPTED
+from simlap.run import preempt
 from simlap.run.bad_images import BadImages
 from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
 from simlap.run.priority import normal_priority
@@ -47,6 +48,7 @@ from simlap.train.world import World
 
 RESULT_SCHEMA_VERSION = 1
 _STOP_POLL_S = 1.0
+_ASKED = "asked to stop"
 
 
 class SupersededError(RuntimeError):
@@ -89,19 +91,29 @@ class _CellReporter:
             self.journal.cell.write_json(f"evaluations/{evaluation_id}.json", artefact)
 
 
-def stop_requested(task: CellTask, world: World) -> Callable[[], bool]:
-    """Looks for the request now and then, on rank 0; the loop tells the others."""
-    cell = cell_storage(Storage(task.storage), task.cell_id)
-    looked = time.monotonic()
+class StopRequest:
+    """Looks now and then whether the run is to save and stop; the loop tells the other workers.
 
-    def stop() -> bool:
-        nonlocal looked
-        if world.rank != 0 or time.monotonic() - looked < _STOP_POLL_S:
+    Asked by an object in the run directory (rank 0 looks for it), or by a notice to this very process.
+    """
+
+    def __init__(self, task: CellTask, world: World, *, every_s: float = _STOP_POLL_S) -> None:
+        self._cell, self._world, self._every_s = cell_storage(Storage(task.storage), task.cell_id), world, every_s
+        self._looked = time.monotonic()
+        self.reason = _ASKED
+
+    def __call__(self) -> bool:
+        if preempt.asked():
+            self.reason = PREEMPTED
+            return True
+        if self._world.rank != 0 or time.monotonic() - self._looked < self._every_s:
             return False
-        looked = time.monotonic()
-        return cell.exists(STOP_REQUEST)
-
-    return stop
+        self._looked = time.monotonic()
+        try:
+            self.reason = self._cell.read(STOP_REQUEST).decode() or _ASKED
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: False) -> Generator[Progress]:
@@ -168,9 +180,9 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
                     if result is not None:
                         add_protocols(cell, task.experiment["evaluate"])
                     journal.end("done", epoch)
-                elif progress.stopped and journal:
+                elif progress.stopped and (reason := _stopped_for(stop, world)) and journal:
                     paused = task.until is not None and epoch >= task.until
-                    journal.end("interrupted", epoch, reason=PAUSED if paused else "asked to stop")
+                    journal.end("interrupted", epoch, reason=PAUSED if paused else reason)
                 yield progress
     except torch.OutOfMemoryError as error:
         explained = explain_out_of_memory(experiment, world.device, world.size)
@@ -185,6 +197,12 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
     except Exception as error:
         _end_failed(journal, epoch, error)
         raise
+
+
+def _stopped_for(stop: Callable[[], bool], world: World) -> str:
+    """Why, in words. All workers must come: the one that was told may be another one."""
+    reason = stop.reason if isinstance(stop, StopRequest) else _ASKED
+    return PREEMPTED if world.any(reason == PREEMPTED) else reason
 
 
 def _end_failed(journal: Journal | None, epoch: int, error: Exception, cause: Exception | None = None) -> None:

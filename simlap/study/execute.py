@@ -16,7 +16,9 @@ from ray.tune.schedulers import TrialScheduler
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
+from simlap.run import preempt
 from simlap.run.cluster import Node
+from simlap.run.task import STOP_REQUEST
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
@@ -156,7 +158,9 @@ def execute(
     tune.register_trainable(names[1], train_driver)
 
     def make_config(attempt: Attempt) -> dict[str, Any]:
-        attempt.number = next_attempt(cell_storage(plan.storage, attempt.cell.cell_id))
+        folder = cell_storage(plan.storage, attempt.cell.cell_id)
+        folder.delete(STOP_REQUEST)  # a launch before may have left it
+        attempt.number = next_attempt(folder)
         return trial_config(plan, attempt.cell, provenance, attempt.resources)
 
     feed = CellFeed(
@@ -211,7 +215,7 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     cells may follow. False too where the user interrupts, the budget is spent, or another launch has this study. Tune's own
     waiting could not be interrupted."""
     try:
-        while not feed.is_void and (plan.guard is None or not plan.guard.reached()):
+        while not feed.is_void and not preempt.asked() and (plan.guard is None or not plan.guard.reached()):
             if feed.reclaim():
                 return True
             if not feed.held:
@@ -235,6 +239,7 @@ class _Over(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
+        self._feed.heed_notice()
         return (
             self._feed.is_void
             or self._feed.full is not None

@@ -12,8 +12,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
-from simlap.record.view import CellState
-from simlap.storage import StorageFullError
+from simlap.record.view import PREEMPTED, CellState
+from simlap.run.task import STOP_REQUEST
+from simlap.storage import Storage, StorageFullError
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
 from simlap.study.failures import Retries, classify
@@ -86,8 +87,9 @@ class StudyCallback(tune.Callback):
             persist(lambda: self.events.write("cell_paused", **cell.place, epoch=view.epoch))
             self.progress.ended(cell.cell_id, "paused")
         else:
-            # Tune was told to stop: the cell goes on with the next launch
+            # Tune was told to stop, or the cell: it goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")
+            persist(lambda: self._folder(cell).delete(STOP_REQUEST))
         persist(lambda: self.feed.release(attempt))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -110,7 +112,10 @@ class StudyCallback(tune.Callback):
             self.progress.ended(cell.cell_id, "interrupted")
             persist(lambda: self.feed.release(attempt))
             return
-        if view.state != "failed" or next_attempt(cell_storage(self.plan.storage, cell.cell_id)) == attempt.number:
+        preempted = view.reason == PREEMPTED and next_attempt(self._folder(cell)) > attempt.number
+        if preempted:
+            reason = PREEMPTED
+        elif view.state != "failed" or next_attempt(self._folder(cell)) == attempt.number:
             # the process died without a word: the journal has no end yet
             error = _error_text(trial)
             reason = error.splitlines()[-1]
@@ -150,6 +155,9 @@ class StudyCallback(tune.Callback):
             reason = facts.reason or "another launch gave it up"
             persist(lambda: self.events.write("cell_failed", **cell.place, reason=reason, elsewhere=True))
             self.progress.ended(cell.cell_id, "failed", reason)
+
+    def _folder(self, cell: PlannedCell) -> Storage:
+        return cell_storage(self.plan.storage, cell.cell_id)
 
     def _attempt(self, trial: Trial) -> Attempt:
         return self.feed.attempts[trial.trial_id]

@@ -32,3 +32,8 @@ def fill(folder: Path, *, leave: int = 0) -> None:
     stat = os.statvfs(folder)
     pages = max(0, stat.f_bavail - -(-leave // stat.f_frsize))
     (folder / BALLAST).write_bytes(bytes(pages * stat.f_frsize))
+
+
+def make_room(folder: Path, size: str) -> None:
+    """Let the disk hold so much from now on."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
