@@ -151,8 +151,10 @@ def read_rows(cell: Storage) -> list[dict[str, Any]]:
         if m := _SEGMENT.match(name):
             for line in cell.read(f"journal/{name}").decode().splitlines():
                 row = {**json.loads(line), "attempt": int(m["attempt"])}
-                # worker and driver may both end an attempt: the later word counts, except that what is done is done
-                last = (row.get("state") == "done", row["t"]) if row["type"] == "end" else (False, 0)
+                # worker and driver may both end an attempt: the driver's word counts, which comes later (whatever clocks say),
+                # except that what is done is done
+                is_driver = m["writer"].startswith("driver.")
+                last = (row.get("state") == "done", is_driver, row["t"]) if row["type"] == "end" else (False, False, 0)
                 rows.append((int(m["attempt"]), int(m["seq"]), last, row))
     return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])]
 
@@ -237,7 +239,8 @@ def read_cell(
         error=progress.error,
         reason=progress.reason,
         started_ms=rows[0]["t"],
-        ended_ms=progress.ended_ms,
+        # a clock that was set back in between makes no run end before it began
+        ended_ms=None if progress.ended_ms is None else max(progress.ended_ms, rows[0]["t"]),
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
         codes=codes_of(rows),

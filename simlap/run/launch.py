@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import traceback
 import uuid
@@ -17,6 +18,7 @@ from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
 from simlap.run import preempt
 from simlap.run.cluster import is_own
+from simlap.run.hung import hung_s
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
 from simlap.run.worker import StopRequest, run_cell
@@ -88,7 +90,10 @@ def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ())
             resources_per_worker={"CPU": resources.cpus_per_worker}
             | ({"GPU": resources.gpus} if resources.gpus else {}),
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if resources.gpus > 0 else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if resources.gpus > 0 else "gloo",
+            timeout_s=math.ceil(hung_s()),  # of workers for another one that does not come
+        ),
         run_config=ray.train.RunConfig(
             name=f"{task.cell_id}-{uuid.uuid4().hex[:8]}",
             storage_path=tempfile.gettempdir() + "/simlap-train",

@@ -36,7 +36,14 @@ from simlap.record.journal import (
 from simlap.record.view import PAUSED, PREEMPTED
 from simlap.run import preempt
 from simlap.run.bad_images import BadImages
-from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
+from simlap.run.device import (
+    explain_host_memory,
+    explain_out_of_memory,
+    is_host_memory,
+    peak_memory,
+    set_memory_share,
+    set_threads,
+)
 from simlap.run.priority import normal_priority
 from simlap.run.system import SystemMeter
 from simlap.run.task import STOP_REQUEST, CellTask
@@ -195,6 +202,10 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
                 journal.end("interrupted", epoch, reason=f"{type(error).__name__}: {error}")
         raise
     except Exception as error:
+        if is_host_memory(error):
+            told = explain_host_memory(experiment, world.size)
+            _end_failed(journal, epoch, told, error)
+            raise told from error
         _end_failed(journal, epoch, error)
         raise
 

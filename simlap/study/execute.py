@@ -196,7 +196,7 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
                 name=f"{plan.study.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
                 callbacks=[callback],
-                stop=_Over(plan.guard, feed),
+                stop=_Over(plan.guard, feed, callback),
                 verbose=0,
                 failure_config=tune.FailureConfig(
                     max_failures=0
@@ -227,10 +227,11 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
 
 
 class _Over(tune.Stopper):
-    """Ends the run when the budget is spent, or another launch has taken the study over."""
+    """Ends the run when the budget is spent, the storage is full, or another launch has taken the study over. Asked often: it
+    looks for a notice, and for what is hung, too."""
 
-    def __init__(self, guard: BudgetGuard | None, feed: CellFeed) -> None:
-        self._guard, self._feed = guard, feed
+    def __init__(self, guard: BudgetGuard | None, feed: CellFeed, callback: StudyCallback | None = None) -> None:
+        self._guard, self._feed, self._callback = guard, feed, callback
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it; nothing of it is ever restored
@@ -240,6 +241,8 @@ class _Over(tune.Stopper):
 
     def stop_all(self) -> bool:
         self._feed.heed_notice()
+        if self._callback is not None:
+            self._callback.end_hung()
         return (
             self._feed.is_void
             or self._feed.full is not None

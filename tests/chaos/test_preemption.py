@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from simlap.record.journal import cell_storage, read_cell
+from simlap.record.journal import cell_storage, now_ms, read_cell
 from simlap.record.view import PREEMPTED
+from simlap.run.hung import VARIABLE
 from simlap.run.task import CellTask
 from simlap.run.worker import run_cell
 from simlap.storage import Storage
@@ -26,11 +27,12 @@ from tests.integration.studies import Lab
 STUDY = """
 name: small
 base: base.yaml
-set: {train.epochs: 12}
+set: {train.epochs: 60}
 factors: {filter: {path: method.gate.kind, levels: [gumbel, open]}}
 baseline: {filter: gumbel}
 seeds: 1
 """
+HUNG_S = 5.0
 GRACE_S = 30.0
 """What Kubernetes gives by default; spot machines of AWS give 120, Slurm what is asked for."""
 
@@ -87,7 +89,8 @@ def undisturbed(lab: Lab, folder: Path, cell_id: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.slow
-def test_a_study_saves_ends_and_goes_on(tmp_path: Path) -> None:
+def test_a_study_saves_ends_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, f"{HUNG_S:g}")
     lab = Lab(tmp_path / "lab", STUDY)
     process = lab.start("ablate", "study.yaml")
     wait_for(lambda: epochs(lab) >= 2 and len(actors(process)) == 2, process)
@@ -97,6 +100,17 @@ def test_a_study_saves_ends_and_goes_on(tmp_path: Path) -> None:
     wait_for(lambda: any(event["type"] == "cell_retried" for event in read_events(study)), process)
     retried = [event for event in read_events(study) if event["type"] == "cell_retried"]
     assert [(event["failure"], event["reason"]) for event in retried] == [("lost", PREEMPTED)]
+    # a process that stands still is killed, and its cell tried again
+    reported = epochs(lab)
+    wait_for(lambda: epochs(lab) > reported + 1 and len(actors(process)) == 2, process)
+    stopped = actors(process)[0]
+    stopped.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    wait_for(lambda: sum(event["type"] == "cell_retried" for event in read_events(study)) == 2, process)
+    print(f"noticed {time.monotonic() - began:.1f} s after it was stopped, {VARIABLE} is {HUNG_S:g}")
+    assert [event["failure"] for event in read_events(study) if event["type"] == "cell_retried"] == ["lost", "lost"]
+    wait_for(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, process, 30.0)  # it is gone
+    print(f"gone {time.monotonic() - began:.1f} s after it was stopped")
     # then the launch
     before = epochs(lab)
     wait_for(lambda: epochs(lab) > before, process)
@@ -116,6 +130,7 @@ def test_a_run_saves_ends_and_goes_on(tmp_path: Path) -> None:
     lab = Lab(tmp_path / "lab", train={"epochs": 60, "batch_size": 128})
     process = lab.start("run", "base.yaml")
     wait_for(lambda: epochs(lab) >= 2, process)
+    notice_ms = now_ms()
     process.send_signal(signal.SIGTERM)
     code, err, took = end(process, GRACE_S + 60)
     assert code == 75, err
@@ -125,3 +140,7 @@ def test_a_run_saves_ends_and_goes_on(tmp_path: Path) -> None:
     (cell_id,) = lab.storage.list("cells")
     view = read_cell(lab.storage, cell_id)
     assert (view.state, view.reason) == ("interrupted", PREEMPTED)
+    assert view.ended_ms is not None
+    saved_s = (view.ended_ms - notice_ms) / 1000
+    print(f"it was saved {saved_s:.1f} s after the notice")
+    assert saved_s < GRACE_S
