@@ -114,9 +114,9 @@ def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_is_entered(
 
 @pytest.mark.parametrize("streaming", [None, {**STREAMING, "window": 60}], ids=["held", "streamed"])
 def test_parquet(streaming: dict[str, int] | None, tmp_path: Path) -> None:
-    contents = [picture(i) for i in range(60)]
-    for row, content in zip((3, 4, 59), (b"", None, contents[0][:80]), strict=True):
-        contents[row] = content  # type: ignore[call-overload]
+    contents: list[bytes | None] = [picture(i) for i in range(60)]
+    for row, content in zip((3, 4, 59), (b"", None, picture(0)[:80]), strict=True):
+        contents[row] = content
     labels = [i % 3 for i in range(60)]
     for part in ("train", "test"):
         path = tmp_path / part / "0.parquet"
