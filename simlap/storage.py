@@ -9,16 +9,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
+import random
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
 from simlap.errors import UserError
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between tries of a storage that is elsewhere; its client has tried a few times before each."""
+_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Answers, not trouble."""
+_REFUSED = re.compile(r"AWS Error (?:NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)")
+"""Likewise."""
+_log = logging.getLogger("simlap.storage")
+Result = TypeVar("Result")
 
 
 class StorageFullError(OSError):
@@ -79,29 +92,38 @@ class Storage:
         return self._at(path) if self.is_local else self.child(path).uri if path else self.uri
 
     def exists(self, path: str = "") -> bool:
-        return bool(self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound)
+        found = self._trying(path, lambda: self._fs.get_file_info(self._at(path)))
+        return bool(found.type != pafs.FileType.NotFound)
 
     def list(self, path: str = "") -> list[str]:
         """Names of the direct children of a folder, sorted; empty where there is no such folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True)
         try:
-            found = self._fs.get_file_info(selector)
+            found = self._trying(path, lambda: self._fs.get_file_info(selector))
         except FileNotFoundError:  # made between Arrow's opening of it and its look whether it exists: now it does
             found = self._fs.get_file_info(selector)
         return sorted(info.base_name for info in found if ".tmp-" not in info.base_name)
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
-        with self._fs.open_input_stream(self._at(path)) as stream:
-            data: bytes = stream.read()
-        return data
+
+        def read() -> bytes:
+            with self._fs.open_input_stream(self._at(path)) as stream:
+                data: bytes = stream.read()
+            return data
+
+        return self._trying(path, read)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a whole object, replacing what was there. Raises StorageFullError."""
         target = self._at(path)
         if not self.is_local:
-            with self._fs.open_output_stream(target) as stream:
-                stream.write(data)
+
+            def write() -> None:
+                with self._fs.open_output_stream(target) as stream:
+                    stream.write(data)
+
+            self._trying(path, write)
             return
         with _told_where_full(target, len(data)):
             _replace(target, data)
@@ -123,11 +145,30 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete an object or a folder with all it holds; nothing happens where there is none."""
-        kind = self._fs.get_file_info(self._at(path)).type
-        if kind == pafs.FileType.Directory:
-            self._fs.delete_dir(self._at(path))
-        elif kind != pafs.FileType.NotFound:
-            self._fs.delete_file(self._at(path))
+
+        def delete() -> None:
+            kind = self._fs.get_file_info(self._at(path)).type
+            if kind == pafs.FileType.Directory:
+                self._fs.delete_dir(self._at(path))
+            elif kind != pafs.FileType.NotFound:
+                self._fs.delete_file(self._at(path))
+
+        self._trying(path, delete)
+
+    def _trying(self, path: str, action: Callable[[], Result]) -> Result:
+        """Do it; where the storage is elsewhere, again after a pause when that fails. Whatever is done may be done twice: whole
+        objects are read, written and deleted."""
+        for pause in () if self.is_local else _PAUSES_S:
+            try:
+                return action()
+            except _FINAL:
+                raise
+            except OSError as error:
+                if _REFUSED.search(str(error)):
+                    raise
+                _log.warning("%s: %s; tried again in %g s", self.describe(path), error, pause)
+                time.sleep(pause * random.uniform(0.5, 1.5))
+        return action()
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))

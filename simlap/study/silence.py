@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 FACTOR = 10.0
-"""A cell may be silent so many times longer than any was between two reports of this launch, and `hung_s` more."""
+"""A cell may be silent so many times longer than any epoch of this launch took, and `hung_s` more."""
 
 
 class Silence:
@@ -22,16 +22,24 @@ class Silence:
     def __init__(self, least_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._least_s, self._clock = least_s, clock
         self._heard: dict[str, float] = {}
-        self._longest: float | None = None
+        self._reported: set[str] = set()
+        self._between: float | None = None
+        self._first: float | None = None
 
     def began(self, trial_id: str) -> None:
         """Its process is there."""
         self._heard[trial_id] = self._clock()
+        self._reported.discard(trial_id)
 
     def reported(self, trial_id: str) -> None:
         """An epoch has ended."""
         now = self._clock()
-        self._longest = max(self._longest or 0.0, now - self._heard.get(trial_id, now))
+        silent = now - self._heard.get(trial_id, now)
+        if trial_id in self._reported:
+            self._between = max(self._between or 0.0, silent)
+        else:  # with all that comes before a first epoch: counts until more is known
+            self._first = max(self._first or 0.0, silent)
+        self._reported.add(trial_id)
         self._heard[trial_id] = now
 
     def ended(self, trial_id: str) -> None:
@@ -40,7 +48,8 @@ class Silence:
 
     def hung(self) -> dict[str, float]:
         """Trials that have been silent for too long -> for how many seconds."""
-        if self._longest is None:
+        longest = self._between if self._between is not None else self._first
+        if longest is None:
             return {}
-        limit, now = self._least_s + FACTOR * self._longest, self._clock()
+        limit, now = self._least_s + FACTOR * longest, self._clock()
         return {trial_id: now - heard for trial_id, heard in self._heard.items() if now - heard > limit}

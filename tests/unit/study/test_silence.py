@@ -47,6 +47,20 @@ def test_least() -> None:
     assert silence.hung() == {}
 
 
+def test_what_comes_before_a_first_epoch_counts_until_more_is_known() -> None:
+    clock = Clock()
+    silence = Silence(5.0, clock)
+    silence.began("a")
+    clock.now += 30  # a process that starts, images that are decoded
+    silence.reported("a")
+    clock.now += 2
+    silence.reported("a")
+    clock.now += 25
+    assert silence.hung() == {}
+    clock.now += 1
+    assert silence.hung() == {"a": 26.0}
+
+
 @pytest.mark.parametrize("value", ["", "soon", "0", "-1", "inf", "nan"])
 def test_a_wrong_limit_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
