@@ -27,7 +27,7 @@ from tests.integration.studies import Lab
 STUDY = """
 name: small
 base: base.yaml
-set: {train.epochs: 150}
+set: {train.epochs: 60}
 factors: {filter: {path: method.gate.kind, levels: [gumbel, open]}}
 baseline: {filter: gumbel}
 seeds: 1

@@ -176,7 +176,7 @@ class FaultProxy:
             def pass_on(self) -> None:
                 proxy._pass_on(self)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
 
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
@@ -223,7 +223,6 @@ class FaultProxy:
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "content-length", "connection", "server", "date"):
                 request.send_header(name, value)
-        length = answer.getheader("Content-Length", "0") if request.command == "HEAD" else str(len(content))
-        request.send_header("Content-Length", length)
+        request.send_header("Content-Length", str(len(content)))
         request.end_headers()
         request.wfile.write(content)
