@@ -6,16 +6,55 @@ goes through a temporary file, so that a reader sees all of an object or none of
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import os
+import random
+import re
+import shutil
+import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
 from simlap.errors import UserError
 from simlap.redact import refuse_credentials
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between tries of a storage that is elsewhere; its client has tried a few times before each."""
+_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Answers, not trouble."""
+_REFUSED = re.compile(r"AWS Error (?:NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)")
+"""Likewise."""
+_log = logging.getLogger("simlap.storage")
+Result = TypeVar("Result")
+
+
+class StorageFullError(OSError):
+    """There is no space left (or no quota) for what is to be written. What is there stays as it is."""
+
+    def __str__(self) -> str:
+        return f"no space left: {self.strerror}; make room there and run the same command"
+
+
+@contextlib.contextmanager
+def _told_where_full(target: str, size: int) -> Iterator[None]:
+    """Says which place is full, and how full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folder = next(folder for folder in Path(target).parents if folder.exists())
+        free = shutil.disk_usage(folder).free
+        quota = "; the quota is used up" if error.errno == errno.EDQUOT else ""
+        needed = f"{target} needs {size:,} bytes, {free:,} are free{quota}"
+        raise StorageFullError(error.errno, needed) from error
 
 
 class Storage:
@@ -55,41 +94,41 @@ class Storage:
         return self._at(path) if self.is_local else self.child(path).uri if path else self.uri
 
     def exists(self, path: str = "") -> bool:
-        return bool(self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound)
+        found = self._trying(path, lambda: self._fs.get_file_info(self._at(path)))
+        return bool(found.type != pafs.FileType.NotFound)
 
     def list(self, path: str = "") -> list[str]:
         """Names of the direct children of a folder, sorted; empty where there is no such folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True)
         try:
-            found = self._fs.get_file_info(selector)
+            found = self._trying(path, lambda: self._fs.get_file_info(selector))
         except FileNotFoundError:  # made between Arrow's opening of it and its look whether it exists: now it does
             found = self._fs.get_file_info(selector)
         return sorted(info.base_name for info in found if ".tmp-" not in info.base_name)
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
-        with self._fs.open_input_stream(self._at(path)) as stream:
-            data: bytes = stream.read()
-        return data
+
+        def read() -> bytes:
+            with self._fs.open_input_stream(self._at(path)) as stream:
+                data: bytes = stream.read()
+            return data
+
+        return self._trying(path, read)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole object, replacing what was there."""
+        """Write a whole object, replacing what was there. Raises StorageFullError."""
         target = self._at(path)
         if not self.is_local:
-            with self._fs.open_output_stream(target) as stream:
-                stream.write(data)
+
+            def write() -> None:
+                with self._fs.open_output_stream(target) as stream:
+                    stream.write(data)
+
+            self._trying(path, write)
             return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with _told_where_full(target, len(data)):
+            _replace(target, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a whole object unless there is one. Whether it was written.
@@ -103,24 +142,35 @@ class Storage:
                 return False
             self.write(path, data)
             return True
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = Path(f"{target}.tmp-{uuid.uuid4().hex[:8]}")
-        try:
-            temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        with _told_where_full(target, len(data)):
+            return _link(target, data)
 
     def delete(self, path: str) -> None:
         """Delete an object or a folder with all it holds; nothing happens where there is none."""
-        kind = self._fs.get_file_info(self._at(path)).type
-        if kind == pafs.FileType.Directory:
-            self._fs.delete_dir(self._at(path))
-        elif kind != pafs.FileType.NotFound:
-            self._fs.delete_file(self._at(path))
+
+        def delete() -> None:
+            kind = self._fs.get_file_info(self._at(path)).type
+            if kind == pafs.FileType.Directory:
+                self._fs.delete_dir(self._at(path))
+            elif kind != pafs.FileType.NotFound:
+                self._fs.delete_file(self._at(path))
+
+        self._trying(path, delete)
+
+    def _trying(self, path: str, action: Callable[[], Result]) -> Result:
+        """Do it; where the storage is elsewhere, again after a pause when that fails. Whatever is done may be done twice: whole
+        objects are read, written and deleted."""
+        for pause in () if self.is_local else _PAUSES_S:
+            try:
+                return action()
+            except _FINAL:
+                raise
+            except OSError as error:
+                if _REFUSED.search(str(error)):
+                    raise
+                _log.warning("%s: %s; tried again in %g s", self.describe(path), error, pause)
+                time.sleep(pause * random.uniform(0.5, 1.5))
+        return action()
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
@@ -130,3 +180,31 @@ class Storage:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+
+def _replace(target: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _link(target: str, data: bytes) -> bool:
+    """Whether there was no such file before."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = Path(f"{target}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

@@ -228,7 +228,7 @@ conclude() { # CODE
         VERDICT=ended
         publish "$JOB_FOLDER/SUCCEEDED" "job $SLURM_JOB_ID, start $RESTART, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "done: $JOB_FOLDER/SUCCEEDED"
-    elif [ "$ASKED" = requeue ] && { [ "$code" = 130 ] || [ "$code" = 137 ]; }; then
+    elif [ "$ASKED" = requeue ] && { [ "$code" = 130 ] || [ "$code" = 75 ] || [ "$code" = 137 ]; }; then
         if ((RESTART >= SIMLAP_RESTARTS)); then
             complain "stopped before the time limit for the $((RESTART + 1))th time (SIMLAP_RESTARTS=$SIMLAP_RESTARTS): not queued again." \
                 "Is the limit too short for an epoch?"

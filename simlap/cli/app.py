@@ -13,6 +13,7 @@ from rich.markup import escape
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
 from simlap.redact import hide_credentials
+from simlap.storage import StorageFullError
 
 app = typer.Typer(
     name="simlap",
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+PREEMPTED = 75
+"""`EX_TEMPFAIL`, "try again later": what schedulers and queues take for it."""
 
 StorageOption = Annotated[
     str, typer.Option("--storage", help="Where runs are kept: a folder or any pyarrow.fs URI (s3://...).")
@@ -42,14 +45,17 @@ RootOption = Annotated[
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
-    come out again, or damaged images, 2 wrong input, 3 budget reached,
-    4 study taken over, 130 interrupted."""
+    come out again, damaged images, or a full storage, 2 wrong input, 3 budget reached,
+    4 study taken over, 75 preempted (SIGTERM: saved), 130 interrupted."""
     warnings.filterwarnings("ignore")
     try:
         code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns
     except UserError as error:
         complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
+    except StorageFullError as error:
+        complain(f"[bold red]error:[/] {escape(str(error))}; continue with: [bold]{escape(this_command())}[/]")
+        sys.exit(FAILED)
     except (typer.Abort, KeyboardInterrupt):
         complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
         sys.exit(INTERRUPTED)

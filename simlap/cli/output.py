@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from simlap.storage import Storage
 
 out = Console(highlight=False)
+_WARNINGS = 10
+"""So many warnings of runs are shown."""
 _errors: list[TextIO] = []
 """Where errors are printed while standard error itself is redirected."""
 
@@ -70,6 +72,15 @@ def print_epoch(row: EpochRow) -> None:
 def print_note(text: str) -> None:
     """What happens to a run that goes on."""
     out.print(text, style="yellow", soft_wrap=True, markup=False)
+
+
+def print_warnings(texts: Iterable[str]) -> None:
+    """What runs noticed and did not stop for, each thing once."""
+    told = list(dict.fromkeys(texts))
+    for text in told[:_WARNINGS]:
+        complain(f"[yellow]noticed:[/] {escape(text)}")
+    if len(told) > _WARNINGS:
+        complain(f"[yellow]noticed:[/] and {len(told) - _WARNINGS} more like these")
 
 
 def print_gates_page(artefact: Mapping[str, Any], folder: Storage, title: str, rows: Sequence[EpochRow] = ()) -> None:

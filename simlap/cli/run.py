@@ -12,6 +12,7 @@ from simlap.cli.app import (
     FAILED,
     INTERRUPTED,
     OK,
+    PREEMPTED,
     AddressOption,
     SetOption,
     StorageOption,
@@ -26,6 +27,7 @@ from simlap.cli.output import (
     print_metrics,
     print_note,
     print_shipped,
+    print_warnings,
     quiet_stderr,
     this_command,
     warn_if_away,
@@ -51,6 +53,7 @@ def run(
     """Run one experiment through Ray Train and record it. Stages that it starts from run before it, once."""
     from simlap.config import load_experiment
     from simlap.record.mlflow import resolve_tracking_uri
+    from simlap.record.view import PREEMPTED as REASON
     from simlap.run.single import execute, prepare, record
     from simlap.storage import Storage
 
@@ -74,10 +77,15 @@ def run(
             if not kept:
                 view = execute(stage, file=str(experiment), address=address, on_epoch=print_epoch, tell=print_note)
             shipped = record(stage, uri)
+        preempted = view.state == "interrupted" and view.reason == REASON
+        print_warnings(text for text in view.warnings if text not in stage.view.warnings)
         if view.state == "failed":
             complain(f"[bold red]failed:[/] {escape(view.reason or '')}\n{escape(view.error or '')}")
+            if view.error is None:  # not the run's own fault
+                complain(f"continue with: [bold]{escape(this_command())}[/]")
         elif view.state == "interrupted":
-            complain(f"stopped after epoch {view.epoch}; continue with: [bold]{escape(this_command())}[/]")
+            stopped = "preempted and saved" if preempted else "stopped"
+            complain(f"{stopped} after epoch {view.epoch}; continue with: [bold]{escape(this_command())}[/]")
         elif not kept:
             print_metrics(_results(view))
             _print_gates(stage)
@@ -86,7 +94,7 @@ def run(
             out.print(f"run directory  {stage.where}", soft_wrap=True, markup=False)
         print_shipped(shipped, uri, stage.experiment.name)
         if view.state != "done":
-            raise typer.Exit(INTERRUPTED if view.state == "interrupted" else FAILED)
+            raise typer.Exit(PREEMPTED if preempted else INTERRUPTED if view.state == "interrupted" else FAILED)
     raise typer.Exit(OK)
 
 

@@ -14,13 +14,23 @@ from simlap.cli.app import (
     FAILED,
     INTERRUPTED,
     OK,
+    PREEMPTED,
     AddressOption,
     SetOption,
     StorageOption,
     TrackingOption,
     app,
 )
-from simlap.cli.output import complain, out, print_shipped, quiet_stderr, this_command, warn_if_away, warn_if_open
+from simlap.cli.output import (
+    complain,
+    out,
+    print_shipped,
+    print_warnings,
+    quiet_stderr,
+    this_command,
+    warn_if_away,
+    warn_if_open,
+)
 from simlap.errors import UserError
 
 if TYPE_CHECKING:
@@ -292,6 +302,7 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
         ended = " or failed" * bool(outcome.failed) + " or left alone" * bool(outcome.left)
         out.print("nothing to run: " + ("the race is decided" if over else f"every cell is done{ended}"))
     print_report(outcome.report, out)
+    print_warnings(text for arm in outcome.view.arms for cell in arm.cells for text in cell.warnings)
     if outcome.left:
         out.print(outcome.left, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for path in outcome.files:
@@ -303,6 +314,9 @@ def _print_outcome(outcome: Outcome, uri: str) -> None:
             f"[bold]budget reached:[/] {escape(outcome.budget)}; raise `budget` in the study file and run the same command"
         )
         raise typer.Exit(BUDGET)
+    if not outcome.finished and outcome.preempted:
+        complain(f"preempted and saved; continue with: [bold]{escape(this_command())}[/]")
+        raise typer.Exit(PREEMPTED)
     if not outcome.finished:
         complain(f"interrupted; continue with: [bold]{escape(this_command())}[/]")
         raise typer.Exit(INTERRUPTED)

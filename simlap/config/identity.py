@@ -25,6 +25,7 @@ EXCLUDED = UNCOUNTED | {
     "data.label_column": "part of the fingerprint",
     "data.root": "a path: the fingerprint of what lies there counts",
     "data.download": "how the data comes to be there does not change it",
+    "data.max_bad_share": "decides when a run is refused, not which images stand in for others",
     "data.fingerprint": "the fingerprint itself counts",
     "backbone.weights": "a path: the fingerprint of the weights counts",
     "backbone.key_prefix": "part of the weights' fingerprint",

@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
+from simlap.data.decode import Mend
 from simlap.data.hierarchy import Hierarchy
 from simlap.data.resize import fit_square
 from simlap.data.source import ImageSet, Part, StoredImage
@@ -48,7 +49,7 @@ class ArraySource:
     def labels(self, part: Part) -> Tensor:
         return self._parts[part].labels
 
-    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
+    def images(self, part: Part, rows: Tensor, size: int, mend: Mend | None = None) -> Tensor:
         return fit_square(self._parts[part].images[rows], size)
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:

@@ -110,7 +110,7 @@ class DecodedAhead:
             images = [stored for chunk in chunks for stored in chunk]
         else:
             images = blocks.stored(samples)
-        self._set.decode_into(out, images, rows.tolist())
+        self._set.decode_into(out, images, rows.tolist(), self._set.rows[samples].tolist())
 
     def _finish(self, step: _Decoding, blocks: _Blocks | None) -> Tensor:
         for job in step.jobs:

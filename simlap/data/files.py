@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from simlap.data.decode import decoded_squares
+from simlap.data.decode import Mend, decoded_squares
 from simlap.data.hierarchy import Hierarchy
 from simlap.data.source import Part, StoredImage
 
@@ -65,8 +65,8 @@ class FileSource:
     def labels(self, part: Part) -> Tensor:
         return self._labels[part]
 
-    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
-        return decoded_squares(self, part, rows, size)
+    def images(self, part: Part, rows: Tensor, size: int, mend: Mend | None = None) -> Tensor:
+        return decoded_squares(self, part, rows, size, mend)
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
         files = self._files[part]

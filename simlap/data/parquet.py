@@ -21,7 +21,7 @@ from pyarrow import fs as pafs
 from torch import Tensor
 
 from simlap.config.schema import ParquetData
-from simlap.data.decode import decoded_squares
+from simlap.data.decode import Mend, decoded_squares
 from simlap.data.hierarchy import Hierarchy
 from simlap.data.huggingface import class_names_in, is_grey
 from simlap.data.places import filesystem
@@ -254,8 +254,8 @@ class ParquetSource:
     def labels(self, part: Part) -> Tensor:
         return self._parts[part].labels
 
-    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
-        return decoded_squares(self, part, rows, size)
+    def images(self, part: Part, rows: Tensor, size: int, mend: Mend | None = None) -> Tensor:
+        return decoded_squares(self, part, rows, size, mend)
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
         return self._parts[part].stored(rows)

@@ -13,6 +13,7 @@ from torch import Tensor
 from simlap.config.schema import Data
 from simlap.data.source import ImageSet
 from simlap.data.splits import Splits
+from simlap.data.substitutes import BadImage
 
 _MAGIC = b"simlap decoded images, 1\n"
 _ALIGN = 4096
@@ -60,6 +61,7 @@ def write_splits(file: BinaryIO, splits: Splits, facts: dict[str, Any]) -> None:
             "mean": splits.mean,
             "std": splits.std,
             "hierarchy": splits.hierarchy,
+            "bad": [vars(image) for image in splits.bad],
         }
     ).encode()
     file.write(_MAGIC + _number(len(header)) + _number(zlib.crc32(header)) + header)
@@ -118,6 +120,7 @@ def map_splits(file: BinaryIO, facts: dict[str, Any], data: Data) -> Splits:
         eval_size=data.eval_size or data.image_size,
         interpolation=data.augment.interpolation,
         hierarchy=header["hierarchy"],
+        bad=tuple(BadImage(**image) for image in header["bad"]),
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
 from simlap.data.hierarchy import Hierarchy
+
+if TYPE_CHECKING:
+    from simlap.data.decode import Mend
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
@@ -76,8 +79,11 @@ class Source(Protocol):
         """int64 [n]."""
         ...
 
-    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
-        """The images at `rows` (int64 [m], each once, in any order) as squares: uint8 [m, c, size, size]. Raises DataError."""
+    def images(self, part: Part, rows: Tensor, size: int, mend: Mend | None = None) -> Tensor:
+        """The images at `rows` (int64 [m], each once, in any order) as squares: uint8 [m, c, size, size]. Raises DataError.
+
+        `mend`: what stands in for one that cannot be decoded; without, it is an error.
+        """
         ...
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simlap.config.schema import Data, DigitsData, FolderData, ParquetData
 from simlap.data.channels import channel_statistics, with_channels
+from simlap.data.decode import DecodeError, Mend
 from simlap.data.digits import open_digits
 from simlap.data.folder import open_folder
 from simlap.data.hierarchy import Hierarchy, restrict
@@ -20,6 +21,7 @@ from simlap.data.parquet import ParquetSource
 from simlap.data.selection import chosen_classes, fraction_rows, validation_rows
 from simlap.data.source import ImageSet, Part, Source
 from simlap.data.streamed import StreamedSet, check_shuffling
+from simlap.data.substitutes import BadImage, Substitutes
 from simlap.data.torchvision_sets import open_torchvision
 from simlap.errors import DataError
 
@@ -70,6 +72,20 @@ class Splits:
     """Of the resize at evaluation: that of the training crop, so that both see images that are blurred alike."""
     hierarchy: Hierarchy | None = field(default=None, hash=False)
     """Relations of the classes, where they are known."""
+    bad: tuple[BadImage, ...] = ()
+    """Images for which others stand in, of what was decoded beforehand; see `bad_images`."""
+
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Images that cannot be decoded, for which others stand in; where images are streamed, those met so far."""
+        parts = (self.train, self.val, self.test)
+        streamed = [part.substitutes for part in parts if isinstance(part, StreamedSet)]
+        return self.bad + tuple(image for one in streamed if one is not None for image in one.found)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images of each set."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: len(part) for name, part in parts.items() if part is not None}
 
     @property
     def num_classes(self) -> int:
@@ -147,9 +163,10 @@ def load_splits(
     selection = select(data)
     channels = channels or selection.source.channels
     if data.streaming is None:
-        train, val, test = _decoded(selection, data, channels, copies)
+        train, val, test, bad = _decoded(selection, data, channels, copies)
     else:
         train, val, test = _streamed(selection, data, channels)
+        bad = ()
     if mean is None and channels == selection.source.channels:
         mean, std = data.mean, data.std
     if mean is None or std is None:
@@ -167,41 +184,61 @@ def load_splits(
         eval_size=data.eval_size or data.image_size,
         interpolation=data.augment.interpolation,
         hierarchy=selection.hierarchy,
+        bad=bad,
     )
 
 
 def _decoded(
     selection: Selection, data: Data, channels: int, copies: int | None
-) -> tuple[ImageSet, ImageSet | None, ImageSet]:
-    """Training, validation and test part, in memory."""
+) -> tuple[ImageSet, ImageSet | None, ImageSet, tuple[BadImage, ...]]:
+    """Training, validation and test part, in memory, and the images for which others stand in."""
     source, size = selection.source, data.stored_size or data.image_size
     count = len(selection.train) + len(selection.val) + len(selection.test)
     held = source.channels + (channels if channels != source.channels else 0)
     key = "data.stored_size" if data.stored_size else "data.image_size"
     check_memory(count, held, size, key=key, copies=copies)
 
-    def decoded(part: Part, rows: Tensor) -> ImageSet:
-        images = with_channels(source.images(part, rows, size), channels)
+    sets = {name: _substitutes(selection, data, name) for name in ("train", "val", "test")}
+
+    def decoded(part: Part, rows: Tensor, mend: Mend) -> ImageSet:
+        images = with_channels(source.images(part, rows, size, mend), channels)
         return ImageSet(images, selection.labels(part, rows))
 
+    held_out = set(selection.val.tolist())
+
+    def mend(row: int, error: DecodeError) -> Tensor:
+        return sets["val" if row in held_out else "train"].mend(row, error)
+
     # one reading for both parts, and no copy: they are the two ends of one tensor
-    whole = decoded("train", torch.cat((selection.train, selection.val)))
+    whole = decoded("train", torch.cat((selection.train, selection.val)), mend)
     cut = len(selection.train)
     train = ImageSet(whole.images[:cut], whole.labels[:cut])
     val = ImageSet(whole.images[cut:], whole.labels[cut:]) if len(selection.val) else None
-    return train, val, decoded("test", selection.test)
+    test = decoded("test", selection.test, sets["test"].mend)
+    return train, val, test, tuple(image for one in sets.values() for image in one.found)
+
+
+def _substitutes(selection: Selection, data: Data, name: str) -> Substitutes:
+    """For the images of the `train`, `val` or `test` set."""
+    part: Part = "test" if name == "test" else "train"
+    rows: Tensor = getattr(selection, name)
+    return Substitutes(
+        selection.source, part, rows, selection.labels(part, rows), name=name, max_share=data.max_bad_share
+    )
 
 
 def _streamed(selection: Selection, data: Data, channels: int) -> tuple[StreamedSet, StreamedSet | None, StreamedSet]:
     """The same, not decoded."""
     size = data.stored_size or data.image_size
 
-    def opened(part: Part, rows: Tensor) -> StreamedSet:
-        labels = selection.labels(part, rows)
-        return StreamedSet(selection.source, part, rows, labels, shape=(channels, size, size), data=data)
+    def opened(name: str) -> StreamedSet:
+        mended = _substitutes(selection, data, name)
+        shape = (channels, size, size)
+        return StreamedSet(
+            selection.source, mended.part, mended.rows, mended.labels, shape=shape, data=data, substitutes=mended
+        )
 
-    val = opened("train", selection.val) if len(selection.val) else None
-    return opened("train", selection.train), val, opened("test", selection.test)
+    return opened("train"), opened("val") if len(selection.val) else None, opened("test")
 
 
 def select(data: Data) -> Selection:

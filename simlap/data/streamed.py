@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from simlap.config.schema import Data, PKSampling, Streaming
 from simlap.data import sampling
 from simlap.data.channels import channel_histograms, statistics_of, with_channels
-from simlap.data.decode import DecodeError, decode_into, in_threads
+from simlap.data.decode import DecodeError, Mend, decode_into, in_threads
 from simlap.data.memory import check_memory
 from simlap.data.source import ImageSet, Part, Source, StoredImage
+from simlap.data.substitutes import Substitutes
 from simlap.errors import ConfigError, DataError
 
 STATISTICS_IMAGES = 10_000
@@ -26,7 +27,15 @@ class StreamedSet(ImageSet):
     """Images of a source, not decoded."""
 
     def __init__(
-        self, source: Source, part: Part, rows: Tensor, labels: Tensor, *, shape: tuple[int, int, int], data: Data
+        self,
+        source: Source,
+        part: Part,
+        rows: Tensor,
+        labels: Tensor,
+        *,
+        shape: tuple[int, int, int],
+        data: Data,
+        substitutes: Substitutes | None = None,
     ) -> None:
         """Args:
         source: which has them.
@@ -35,12 +44,13 @@ class StreamedSet(ImageSet):
         labels: int64 [n].
         shape: (c, s, s) that they are decoded to.
         data: the section they come from, with `streaming`.
+        substitutes: for images that cannot be decoded; those of the whole set, where this is a part of it.
         """
         if len(rows) != len(labels):
             raise ValueError(f"{len(rows)} images but {len(labels)} labels")
         object.__setattr__(self, "labels", labels)  # frozen, as all sets of images are
         self.source, self.part, self.rows = source, part, rows
-        self._shape, self._data = shape, data
+        self._shape, self._data, self.substitutes = shape, data, substitutes
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,12 +66,18 @@ class StreamedSet(ImageSet):
         """All of them, decoded now. What goes through them once takes `batches`. Raises DataError, also where they do not fit."""
         key = "data.stored_size" if self._data.stored_size else "data.image_size"
         check_memory(len(self), max(self._shape[0], self.source.channels), self._shape[-1], key=key)
-        return with_channels(self.source.images(self.part, self.rows, self._shape[-1]), self._shape[0])
+        squares = self.source.images(self.part, self.rows, self._shape[-1], self._mend)
+        return with_channels(squares, self._shape[0])
+
+    @property
+    def _mend(self) -> Mend | None:
+        return self.substitutes.mend if self.substitutes is not None else None
 
     def subset(self, rows: Tensor) -> StreamedSet:
         return StreamedSet(
-            self.source, self.part, self.rows[rows], self.labels[rows], shape=self._shape, data=self._data
-        )
+            self.source, self.part, self.rows[rows], self.labels[rows], shape=self._shape, data=self._data,
+            substitutes=self.substitutes,
+        )  # fmt: skip
 
     def share(self, rank: int, size: int) -> StreamedSet:
         return self.subset(torch.arange(rank, len(self), size))
@@ -70,7 +86,7 @@ class StreamedSet(ImageSet):
         if not bool((self.rows.diff() > 0).all()):  # no single pass through the shards gives this order
             for rows in self.rows.split(batch_size):
                 distinct, places = rows.unique(return_inverse=True)
-                squares = self.source.images(self.part, distinct, self._shape[-1])
+                squares = self.source.images(self.part, distinct, self._shape[-1], self._mend)
                 yield with_channels(squares, self._shape[0])[places]
             return
         held: list[Tensor] = []
@@ -87,22 +103,34 @@ class StreamedSet(ImageSet):
     def _chunks(self) -> Generator[Tensor, None, None]:
         """In order, as many at a time as suits a thread."""
 
-        def decode(images: Sequence[StoredImage]) -> Tensor:
-            return with_channels(self.decoded(images), self._shape[0])
+        def jobs() -> Iterator[tuple[Sequence[StoredImage], Sequence[int]]]:
+            numbers: list[int] = self.rows.tolist()
+            first = 0
+            for images in self.source.stored(self.part, self.rows):
+                yield images, numbers[first : first + len(images)]
+                first += len(images)
 
-        stored = self.source.stored(self.part, self.rows)
-        yield from in_threads(decode, stored, threads=self.settings.workers)
+        def decode(job: tuple[Sequence[StoredImage], Sequence[int]]) -> Tensor:
+            images, numbers = job
+            out = torch.empty((len(images), self.source.channels, *self._shape[1:]), dtype=torch.uint8)
+            self.decode_into(out, images, range(len(images)), numbers)
+            return with_channels(out, self._shape[0])
 
-    def decoded(self, images: Sequence[StoredImage]) -> Tensor:
-        """Some of the source's images: uint8 [m, its channels, s, s]. Raises DataError."""
-        out = torch.empty((len(images), self.source.channels, *self._shape[1:]), dtype=torch.uint8)
-        self.decode_into(out, images, range(len(images)))
-        return out
+        yield from in_threads(decode, jobs(), threads=self.settings.workers)
 
-    def decode_into(self, out: Tensor, images: Sequence[StoredImage], rows: Sequence[int]) -> None:
-        """The same into these rows of `out`, uint8 [m, the source's channels, s, s]."""
+    def decode_into(
+        self, out: Tensor, images: Sequence[StoredImage], rows: Sequence[int], numbers: Sequence[int]
+    ) -> None:
+        """Some of the source's images into these rows of `out`, uint8 [m, its channels, s, s]. Raises DataError.
+
+        Args:
+            out: to be written to.
+            images: as they are stored.
+            rows: of `out`.
+            numbers: rows of the source that the images are.
+        """
         try:
-            decode_into(out, images, rows)
+            decode_into(out, images, rows, numbers, self._mend)
         except DecodeError as error:
             raise DataError(str(error), key=self.source.key(self.part)) from error
 

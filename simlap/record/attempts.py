@@ -58,3 +58,15 @@ def codes_of(rows: Sequence[dict[str, Any]]) -> list[str]:
                 current.worked |= row["state"] in ("interrupted", "done")
                 finished = row["epoch"] if row["state"] == "done" else finished
     return list(dict.fromkeys(part.code for part in parts if part.worked and part.code is not None))
+
+
+def was_saved(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether an attempt went on from a checkpoint: then there was one."""
+    return any(row["type"] == "start" and (row["from_epoch"], row["from_step"]) > (0, 0) for row in rows)
+
+
+def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a run's attempts want to be seen, each thing once and in order."""
+    latest = {row["about"]: text for row in rows if "about" in row for text in row.get("warnings", ())}
+    told = [text for row in rows if "about" not in row for text in row.get("warnings", ())]
+    return list(dict.fromkeys([*told, *latest.values()]))

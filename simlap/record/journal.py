@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter
 from simlap.config import canonical_hash, evaluation_id, yaml
 from simlap.config.schema import Evaluation
 from simlap.errors import ConfigError
-from simlap.record.attempts import codes_of
+from simlap.record.attempts import codes_of, warnings_of
 from simlap.record.kept import superseded
 from simlap.record.replay import read_replay
 from simlap.record.view import (
@@ -80,8 +81,14 @@ class Journal:
         self.cell.write(name, ("\n".join(lines) + "\n").encode())
         self._sequence += 1
 
-    def start(self, epoch: int, step: int, provenance: dict[str, Any]) -> None:
-        self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance})
+    def start(self, epoch: int, step: int, provenance: dict[str, Any], warnings: Sequence[str] = ()) -> None:
+        """`warnings`: what the user is to see, such as a checkpoint that was passed over."""
+        told = {"warnings": list(warnings)} if warnings else {}
+        self.write({"type": "start", "from_epoch": epoch, "from_step": step, "provenance": provenance, **told})
+
+    def warn(self, text: str, *, about: str) -> None:
+        """Something the user is to see, which nothing stops for. `about`: the last word about a thing counts."""
+        self.write({"type": "warning", "about": about, "warnings": [text]})
 
     def epoch(self, epoch: int, metrics: dict[str, float], system: dict[str, float] | None = None) -> None:
         """`system`: how busy the machine was; beside the metrics, since it is no part of the result."""
@@ -146,8 +153,10 @@ def read_rows(cell: Storage) -> list[dict[str, Any]]:
         if m := _SEGMENT.match(name):
             for line in cell.read(f"journal/{name}").decode().splitlines():
                 row = {**json.loads(line), "attempt": int(m["attempt"])}
-                # worker and driver may both end an attempt: the later word counts, except that what is done is done
-                last = (row.get("state") == "done", row["t"]) if row["type"] == "end" else (False, 0)
+                # worker and driver may both end an attempt: the driver's word counts, which comes later (whatever clocks say),
+                # except that what is done is done
+                is_driver = m["writer"].startswith("driver.")
+                last = (row.get("state") == "done", is_driver, row["t"]) if row["type"] == "end" else (False, False, 0)
                 rows.append((int(m["attempt"]), int(m["seq"]), last, row))
     return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])]
 
@@ -232,10 +241,12 @@ def read_cell(
         error=progress.error,
         reason=progress.reason,
         started_ms=rows[0]["t"],
-        ended_ms=progress.ended_ms,
+        # a clock that was set back in between makes no run end before it began
+        ended_ms=None if progress.ended_ms is None else max(progress.ended_ms, rows[0]["t"]),
         config=config,
         provenance=cell.read_json("provenance.json") if cell.exists("provenance.json") else {},
         codes=codes_of(rows),
+        warnings=warnings_of(rows),
     )
 
 

@@ -14,6 +14,8 @@ from simlap.record.replay import ReplayView
 CellState = Literal["new", "running", "interrupted", "stopped", "failed", "done"]
 PAUSED = "paused until it is known whether it is needed further"
 """Why a run is interrupted that stands at an epoch where the others are waited for."""
+PREEMPTED = "preempted: its machine was about to be taken away"
+"""Why a run is interrupted whose process, or the command's, was told to end: it is shown as `preempted`."""
 
 
 class Unread(Mapping[str, Any]):
@@ -77,6 +79,8 @@ class CellView:
     """Of the newest attempt."""
     codes: list[str] = field(default_factory=list)
     """Hashes of the code that its numbers are of, in order, as far as attempts noted it (`simlap.record.attempts`)."""
+    warnings: list[str] = field(default_factory=list)
+    """What its attempts want to be seen: checkpoints that were passed over, images that cannot be decoded."""
 
     @property
     def start(self) -> str | None:

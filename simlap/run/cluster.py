@@ -18,8 +18,11 @@ from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
 from simlap.run.access import check_token, make_token
 from simlap.run.head import answers, watch_head
+from simlap.run.hung import hung_s
 from simlap.run.priority import batch_priority
 
+_ANSWER = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+"""How long a worker of Train may take to say that it is there: its main thread has nothing else to do."""
 _HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 _ENVIRONMENT = {
@@ -119,6 +122,7 @@ def quiet_environment() -> None:
     """Set what Ray and its workers read from the environment; a value that is already there wins."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault(_ANSWER, str(hung_s()))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every worker would compile every module anew
     warnings.filterwarnings("ignore")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -151,6 +155,7 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
         for name, value in ({} if address else _OWN_NODE).items():
             os.environ.setdefault(name, value)
         check_token() if address else make_token()
+        told = {**_ENVIRONMENT, _ANSWER: os.environ[_ANSWER]}
         try:
             with ExitStack() as around:
                 if address is None:
@@ -158,7 +163,7 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
                     around.enter_context(_on_loopback())
                 ray.init(
                     address=address or "local",  # never a cluster that happens to be around
-                    runtime_env={"env_vars": _ENVIRONMENT, **_shipped(ship)} if address else None,
+                    runtime_env={"env_vars": told, **_shipped(ship)} if address else None,
                     num_cpus=None if address else len(os.sched_getaffinity(0)),
                     include_dashboard=None if address else False,
                     logging_level=logging.ERROR,

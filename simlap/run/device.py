@@ -15,6 +15,19 @@ class DeviceMemoryError(UserError):
     """The GPU's memory, or the run's share of it, is full."""
 
 
+class HostMemoryError(UserError):
+    """The machine's memory, or what this process may take of it, is full."""
+
+
+_HOST_FULL = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says, in a RuntimeError."""
+
+
+def is_host_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine's memory is full."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _HOST_FULL in str(error))
+
+
 def set_threads(cpus: int) -> None:
     """Let torch and pyarrow compute with so many threads, whatever they used before.
 
@@ -62,16 +75,35 @@ def total_memory(device: torch.device) -> int:
 
 def explain_out_of_memory(experiment: Experiment, device: torch.device, world_size: int) -> DeviceMemoryError:
     """What to tell the user whose run does not fit, with everything that can be done about it."""
-    train, gpus = experiment.train, experiment.resources.gpus
+    gpus = experiment.resources.gpus
     share = share_of_memory(gpus)
     where = "all of it" if share == 1 else f"{share:g} of it"
     if device.type == "cuda":
         where += f", {share * total_memory(device) / 1e9:.1f} GB"
+    remedies = _smaller(experiment, world_size)
+    if share < 1:
+        remedies.insert(0, f"raise resources.gpus_per_worker (now {gpus:g}), so that fewer cells share the GPU")
+    return DeviceMemoryError(f"out of GPU memory (the run may use {where}): {', or '.join(remedies)}")
+
+
+def explain_host_memory(experiment: Experiment, world_size: int) -> HostMemoryError:
+    """The same where the machine's memory is what is full."""
+    cpus = experiment.resources.cpus_per_worker
+    remedies = [
+        f"raise resources.cpus_per_worker (now {cpus}), so that fewer cells run side by side",
+        *_smaller(experiment, world_size),
+    ]
+    if experiment.data.streaming is None:
+        remedies.insert(1, "do not hold the images in memory (`data.streaming: {}`)")
+    return HostMemoryError(f"the machine is out of memory: {', or '.join(remedies)}")
+
+
+def _smaller(experiment: Experiment, world_size: int) -> list[str]:
+    """What makes a step take less memory."""
+    train = experiment.train
     rows = -(-train.batch_size // world_size) * experiment.data.augment.views
     remedies = ["lower train.batch_size (which changes the result)"]
     if train.micro_batch_size is None or train.micro_batch_size > 1:
         now = f"now {train.micro_batch_size}" if train.micro_batch_size else f"now all {rows} rows of a worker at once"
         remedies.insert(0, f"set a smaller train.micro_batch_size ({now})")
-    if share < 1:
-        remedies.insert(0, f"raise resources.gpus_per_worker (now {gpus:g}), so that fewer cells share the GPU")
-    return DeviceMemoryError(f"out of GPU memory (the run may use {where}): {', or '.join(remedies)}")
+    return remedies

@@ -13,8 +13,9 @@ from simlap import errors
 from simlap.config.schema import Strict
 from simlap.errors import UserError
 
-Kind = Literal["user", "out_of_memory", "lost", "other"]
+Kind = Literal["user", "out_of_memory", "lost", "no_space", "other"]
 """`user`: the run itself is wrong, and would be again, bit by bit; `out_of_memory`: of its device's share or of the host;
+`no_space`: the storage is full, for all others too;
 `lost`: its process, node or connection went away; `other`: all else."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOST_IN_A_ROW = 20
@@ -47,6 +48,8 @@ _PYTHON = frozenset(
 """What the same code with the same numbers raises again."""
 _OWN = frozenset({"DivergedError", "SupersededError"})
 """The same numbers diverge again; and what another process has taken over is that one's to finish."""
+_MEMORY = frozenset({"DeviceMemoryError", "HostMemoryError"})
+"""Ours, of memory that is full: which of them is known where torch is imported."""
 _ERROR_LINE = re.compile(r"^\s*(?:[\w.]+\.)?(?:RayTaskError\()?(\w+(?:Error|Exception|Interrupt))\b", re.MULTILINE)
 """An exception's name at the beginning of a line, as in the last line of a traceback; of Ray's `RayTaskError(X)`, X."""
 
@@ -70,8 +73,10 @@ def classify(reason: str | None, error: str | None = None) -> Kind:
     text = f"{reason or ''}\n{error or ''}"
     named = _exception(reason, error)
     if named != "UserError" and named in _user_errors() | _OWN:
-        # what it says may well speak of memory: out of GPU memory is the one user error that is not the user's
-        return "out_of_memory" if named == "DeviceMemoryError" else "user"
+        # what it says may well speak of memory: out of memory is the one user error that is not the user's
+        return "out_of_memory" if named in _MEMORY else "user"
+    if named == "StorageFullError":
+        return "no_space"
     if _OUT_OF_MEMORY.search(text):
         return "out_of_memory"
     if named == "UserError":
@@ -122,10 +127,12 @@ class History:
             kind = "other"
         if kind == "user":
             return Decision(False, why="it would fail again")
+        if kind == "no_space":
+            return Decision(False, why="the storage is full; the launch ends")
         if kind == "out_of_memory":
             self.out_of_memory += 1
             if not can_grow:
-                return Decision(False, why="it has a whole device already")
+                return Decision(False, why="it has a whole device, or none")
             if self.out_of_memory > retries.out_of_memory:
                 return Decision(False, why=_tried(self.out_of_memory))
             return Decision(True, larger=True, why="with a larger share of the device")
@@ -153,4 +160,4 @@ def _user_errors() -> frozenset[str]:
             yield child.__name__
             yield from below(child)
 
-    return frozenset({*below(errors.UserError), "UserError", "DeviceMemoryError"})
+    return frozenset({*below(errors.UserError), "UserError", *_MEMORY})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import traceback
 import uuid
@@ -11,14 +12,17 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, next_attempt
 from simlap.redact import hide_in_error
+from simlap.run import preempt
 from simlap.run.cluster import has_dashboard
+from simlap.run.hung import hung_s
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
-from simlap.run.worker import run_cell, stop_requested
+from simlap.run.worker import StopRequest, run_cell
 from simlap.storage import Storage
 from simlap.train.world import World
 
@@ -37,8 +41,8 @@ def train_worker(task: dict[str, Any]) -> None:
             ray.train.report({"placement_group": placement_group, **metrics})
 
     report({})  # before the first epoch: a driver that dies must not leave the group's CPUs taken
-    stop = stop_requested(cell, world) if task["stoppable"] else lambda: False
-    with CellLog(cell_storage(Storage(cell.storage), cell.cell_id), task["attempt"], rank=world.rank):
+    stop = StopRequest(cell, world)
+    with preempt.AtWork(), CellLog(cell_storage(Storage(cell.storage), cell.cell_id), task["attempt"], rank=world.rank):
         try:
             for progress in run_cell(cell, world, stop):
                 facts = {"cell_id": cell.cell_id, "epoch": progress.epoch, "finished": progress.finished}
@@ -60,24 +64,27 @@ class _Trainer(ray.train.torch.TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         unused = {"DatasetsCallback"} | (set() if has_dashboard() else {"PlacementGroupCleanerCallback"})
         every = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the first version of Train here
-        return [one for one in every if type(one).__name__ not in unused]
+        return [*(one for one in every if type(one).__name__ not in unused), _Listening()]
 
 
-def trainer(
-    task: CellTask, resources: Resources, callbacks: Sequence[Any] = (), *, stoppable: bool = False
-) -> ray.train.torch.TorchTrainer:
+class _Listening(WorkerGroupCallback):
+    """The training runs on a thread of its own, and signals are for the main one."""
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        worker_group.execute(preempt.listen)
+
+
+def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ()) -> ray.train.torch.TorchTrainer:
     """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused.
 
     Args:
         callbacks: Train's, told of every epoch. Without any the workers report nothing: the journal has it all.
-        stoppable: The workers look for a stop request in the run directory.
     """
     return _Trainer(
         train_worker,
         train_loop_config={
             "cell": asdict(task),
             "reports": bool(callbacks),
-            "stoppable": stoppable,
             "attempt": next_attempt(cell_storage(Storage(task.storage), task.cell_id)),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -86,7 +93,10 @@ def trainer(
             resources_per_worker={"CPU": resources.cpus_per_worker}
             | ({"GPU": resources.gpus} if resources.gpus else {}),
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if resources.gpus > 0 else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if resources.gpus > 0 else "gloo",
+            timeout_s=math.ceil(hung_s()),  # of workers for another one that does not come
+        ),
         run_config=ray.train.RunConfig(
             name=f"{task.cell_id}-{uuid.uuid4().hex[:8]}",
             storage_path=tempfile.gettempdir() + "/simlap-train",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simlap.config import Experiment, validate
 from simlap.errors import ConfigError, UserError
@@ -13,8 +14,9 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt, re
 from simlap.record.mlflow import project_run
 from simlap.record.provenance import code_facts, collect
 from simlap.record.ship import ShipReport
-from simlap.record.view import CellView, EpochRow
+from simlap.record.view import PREEMPTED, CellView, EpochRow
 from simlap.redact import hide_credentials
+from simlap.run import preempt
 from simlap.run.cluster import alive_nodes, check_placement, connect, local_node
 from simlap.run.failures import History, Retries, classify
 from simlap.run.nodes import agree
@@ -24,6 +26,7 @@ from simlap.train.check import check_experiment
 
 POLL_S = 1.0
 _REASON = 200
+_FULL = re.compile(r"StorageFullError: .*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def execute(
     """Train with Ray Train from wherever the run stands. Returns what the journal holds afterwards.
 
     Where a worker, its node or the connection to it is lost, it goes on from the newest checkpoint, once there is room.
-    Ctrl-C asks the workers to save and stop; a second one leaves at once (the last epoch is safe all the same).
+    Ctrl-C and SIGTERM ask the workers to save and stop; a second Ctrl-C leaves at once (the last epoch is safe all the same).
 
     Args:
         run: what is trained.
@@ -145,7 +148,7 @@ def _stop_waiting(run: PreparedRun, view: CellView) -> None:
     """The user has interrupted while there was no attempt."""
     folder = cell_storage(run.storage, run.task.cell_id)
     config, attempt = run.task.experiment, next_attempt(folder) - 1
-    reason = PREEMPTED if is_preempted() else "asked to stop"
+    reason = PREEMPTED if preempt.asked() else "asked to stop"
     end_for_worker(folder, config, "interrupted", attempt=attempt, epoch=view.epoch, reason=reason)
 
 
@@ -163,7 +166,7 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
 
     def fit() -> None:
         try:
-            trainer(run.task, run.experiment.resources, stoppable=True).fit()
+            trainer(run.task, run.experiment.resources).fit()
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
         finally:
@@ -173,16 +176,21 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
     thread = threading.Thread(target=fit, name="simlap-train", daemon=True)
     thread.start()
     asked = False
+    preempt.listen()
     try:
-        while not ended.is_set():
-            try:
-                ended.wait(POLL_S)
-                seen = _announce(run, seen, on_epoch)
-            except KeyboardInterrupt:
-                if asked:
-                    raise
-                asked = True
-                folder.write(STOP_REQUEST, b"")
+        with preempt.AtWork():
+            while not ended.is_set():
+                try:
+                    ended.wait(POLL_S)
+                    if preempt.asked() and not asked:
+                        asked = True
+                        folder.write(STOP_REQUEST, PREEMPTED.encode())
+                    seen = _announce(run, seen, on_epoch)
+                except KeyboardInterrupt:
+                    if asked:
+                        raise
+                    asked = True
+                    folder.write(STOP_REQUEST, b"")
     finally:
         folder.delete(STOP_REQUEST)
     seen = _announce(run, seen, on_epoch)
@@ -200,9 +208,12 @@ def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None])
 def _after(run: PreparedRun, folder: Storage, attempt: int, errors: list[Exception]) -> CellView:
     view = run.read()
     newest = next_attempt(folder) - 1
+    text = str(errors[0]).strip() if errors else "the worker group ended without a result"
+    if full := _FULL.search(text):
+        # nothing more can be written, and nothing is to be: the run goes on from what it has saved
+        return replace(view, state="failed", reason=full[0], error=None)
     if view.state == "running" or (errors and newest < attempt):
         # the workers died without a word, or never started
-        text = str(errors[0]).strip() if errors else "the worker group ended without a result"
         reason = text.splitlines()[-1]
         config = run.task.experiment
         end_for_worker(folder, config, "failed", attempt=attempt, epoch=view.epoch, reason=reason, error=text)

@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, cast
 
 import torch
@@ -23,13 +23,31 @@ from simlap.config.schema import Data
 from simlap.data.shared import shared_splits
 from simlap.data.splits import Splits
 from simlap.errors import DataError
-from simlap.record.journal import Journal, add_protocols, cell_storage, next_attempt, read_result, times_rerun
-from simlap.record.view import PAUSED
-from simlap.run.device import explain_out_of_memory, peak_memory, set_memory_share, set_threads
+from simlap.record.attempts import was_saved
+from simlap.record.journal import (
+    Journal,
+    add_protocols,
+    cell_storage,
+    next_attempt,
+    read_result,
+    read_rows,
+    times_rerun,
+)
+from simlap.record.view import PAUSED, PREEMPTED
+from simlap.run import preempt
+from simlap.run.bad_images import BadImages
+from simlap.run.device import (
+    explain_host_memory,
+    explain_out_of_memory,
+    is_host_memory,
+    peak_memory,
+    set_memory_share,
+    set_threads,
+)
 from simlap.run.priority import normal_priority
 from simlap.run.system import SystemMeter
 from simlap.run.task import STOP_REQUEST, CellTask
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 from simlap.train.checkpoint import CheckpointStore, find_checkpoint
 from simlap.train.loop import Progress, fit
 from simlap.train.weights import backbone_of, weights_fingerprint
@@ -37,6 +55,7 @@ from simlap.train.world import World
 
 RESULT_SCHEMA_VERSION = 1
 _STOP_POLL_S = 1.0
+_ASKED = "asked to stop"
 
 
 class SupersededError(RuntimeError):
@@ -53,13 +72,20 @@ def check_newest(journal: Journal) -> None:
 class _CellReporter:
     """Writes the journal and what evaluations leave, and collects their metrics; on rank 0 only."""
 
-    def __init__(self, journal: Journal | None, provenance: dict[str, Any], meter: SystemMeter) -> None:
-        self.journal, self.provenance, self.meter = journal, provenance, meter
+    def __init__(
+        self, journal: Journal | None, provenance: dict[str, Any], meter: SystemMeter, store: CheckpointStore
+    ) -> None:
+        self.journal, self.provenance, self.meter, self.store = journal, provenance, meter, store
         self.evaluations: dict[str, dict[str, float]] = {}
 
     def start(self, epoch: int, step: int) -> None:
         if self.journal:
-            self.journal.start(epoch, step, self.provenance)
+            where = f"{epoch} epochs" + (f" and {step} steps" if step else "")
+            passed = [
+                f"checkpoint {name} is not valid ({why}): the run went on from {where}"
+                for name, why in self.store.damaged.items()
+            ]
+            self.journal.start(epoch, step, self.provenance, passed)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.journal:
@@ -72,19 +98,29 @@ class _CellReporter:
             self.journal.cell.write_json(f"evaluations/{evaluation_id}.json", artefact)
 
 
-def stop_requested(task: CellTask, world: World) -> Callable[[], bool]:
-    """Looks for the request now and then, on rank 0; the loop tells the others."""
-    cell = cell_storage(Storage(task.storage), task.cell_id)
-    looked = time.monotonic()
+class StopRequest:
+    """Looks now and then whether the run is to save and stop; the loop tells the other workers.
 
-    def stop() -> bool:
-        nonlocal looked
-        if world.rank != 0 or time.monotonic() - looked < _STOP_POLL_S:
+    Asked by an object in the run directory (rank 0 looks for it), or by a notice to this very process.
+    """
+
+    def __init__(self, task: CellTask, world: World, *, every_s: float = _STOP_POLL_S) -> None:
+        self._cell, self._world, self._every_s = cell_storage(Storage(task.storage), task.cell_id), world, every_s
+        self._looked = time.monotonic()
+        self.reason = _ASKED
+
+    def __call__(self) -> bool:
+        if preempt.asked():
+            self.reason = PREEMPTED
+            return True
+        if self._world.rank != 0 or time.monotonic() - self._looked < self._every_s:
             return False
-        looked = time.monotonic()
-        return cell.exists(STOP_REQUEST)
-
-    return stop
+        self._looked = time.monotonic()
+        try:
+            self.reason = self._cell.read(STOP_REQUEST).decode() or _ASKED
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: False) -> Generator[Progress]:
@@ -118,11 +154,14 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
         if result is None:  # what only evaluates a finished run does not change where its weights came from
             cell.write("config.yaml", yaml.dump(task.experiment).encode())
             cell.write_json("provenance.json", provenance)
-    reporter = _CellReporter(journal, provenance, SystemMeter(world.device))
+    store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
+    reporter = _CellReporter(journal, provenance, SystemMeter(world.device), store)
     epoch = 0
     try:
         splits = _cached_splits(experiment.data.model_dump_json(), task.provenance.get("data_fingerprint"))
-        store = CheckpointStore(cell.child("checkpoints"), keep=experiment.checkpoint.keep, attempt=attempt)
+        bad = BadImages(splits, experiment.data, world, journal)
+        if world.rank == 0 and attempt > 1 and not store.names():
+            store.was_saved = was_saved(read_rows(cell))
         training = cast(
             "Generator[Progress]",
             fit(
@@ -138,25 +177,43 @@ def run_cell(task: CellTask, world: World, stop: Callable[[], bool] = lambda: Fa
             ),
         )
         with closing(training):  # a caller that goes away leaves when the last checkpoint is durable
+            bad.look()
             for progress in training:
                 epoch = progress.epoch
+                bad.look()
                 if progress.finished and journal:
                     check_newest(journal)  # or a run that its successor ends as well would end twice
                     _write_result(cell, progress, {**known, **reporter.evaluations}, _memory(result, world))
                     if result is not None:
                         add_protocols(cell, task.experiment["evaluate"])
                     journal.end("done", epoch)
-                elif progress.stopped and journal:
+                elif progress.stopped and (reason := _stopped_for(stop, world)) and journal:
                     paused = task.until is not None and epoch >= task.until
-                    journal.end("interrupted", epoch, reason=PAUSED if paused else "asked to stop")
+                    journal.end("interrupted", epoch, reason=PAUSED if paused else reason)
                 yield progress
     except torch.OutOfMemoryError as error:
         explained = explain_out_of_memory(experiment, world.device, world.size)
         _end_failed(journal, epoch, explained, error)
         raise explained from error
+    except StorageFullError as error:
+        # not the run's fault: the same command goes on from the newest checkpoint, once there is room
+        if journal:
+            with suppress(StorageFullError):
+                journal.end("interrupted", epoch, reason=f"{type(error).__name__}: {error}")
+        raise
     except Exception as error:
+        if is_host_memory(error):
+            told = explain_host_memory(experiment, world.size)
+            _end_failed(journal, epoch, told, error)
+            raise told from error
         _end_failed(journal, epoch, error)
         raise
+
+
+def _stopped_for(stop: Callable[[], bool], world: World) -> str:
+    """Why, in words. All workers must come: the one that was told may be another one."""
+    reason = stop.reason if isinstance(stop, StopRequest) else _ASKED
+    return PREEMPTED if world.any(reason == PREEMPTED) else reason
 
 
 def _end_failed(journal: Journal | None, epoch: int, error: Exception, cause: Exception | None = None) -> None:

@@ -11,9 +11,10 @@ from simlap.record.journal import read_study
 from simlap.record.ship import BackgroundShipper, ShipReport, ship_once
 from simlap.record.view import StudyView
 from simlap.report import Report, build, write_report
+from simlap.run import preempt
 from simlap.run.cluster import Node, check_placement, connect
 from simlap.run.nodes import agree
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 from simlap.study.announce import announce
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
@@ -39,6 +40,8 @@ class Outcome:
     files: list[str] = field(default_factory=list)
     """Of the report."""
     shipped: ShipReport | None = None
+    preempted: bool = False
+    """Whether this process was told to end."""
     left: str | None = None
     """What other code has begun and did not finish, in words."""
 
@@ -119,11 +122,14 @@ def apply(
         with BackgroundShipper(storage, study.name, tracking_uri) as shipper:
             ran = len(plan.pending)
             try:
-                plan, after, finished = _execute(plan, study, options, folder, nodes, console, claims)
-            except LostLeaseError:
+                preempt.listen()
+                with preempt.AtWork():
+                    plan, after, finished = _execute(plan, study, options, folder, nodes, console, claims)
+            except (LostLeaseError, StorageFullError):
                 shipper.abandon()
                 raise
             outcome = _reported(study, storage, ran=ran, finished=finished)
+            outcome.preempted = preempt.asked()
             outcome.shipped = shipper.finish()
         if plan.guard and not finished:
             outcome.budget = plan.guard.reached() or plan.guard.refused

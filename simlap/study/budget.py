@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from simlap.config.schema import Count, Positive, Strict
+from simlap.study.events import launch_ms
 
 if TYPE_CHECKING:
     from simlap.study.index import Index
@@ -67,14 +68,15 @@ class Spending:
 def spending(events: Sequence[dict[str, Any]], index: Index) -> Spending:
     """What the study has taken: from its events, and for device time from what the cells' journals hold."""
     begun: dict[str, bool] = {}
-    spans: dict[int, tuple[int, int]] = {}
+    firsts: dict[int, int] = {}
+    taken: dict[int, float] = {}
     for event in events:
-        first, _ = spans.get(event["launch"], (event["t"], 0))
-        spans[event["launch"]] = (first, event["t"])
+        launch = event["launch"]
+        taken[launch] = max(taken.get(launch, 0.0), launch_ms(event, firsts.setdefault(launch, event["t"])))
         if event["type"] == "cell_started":
             begun[event["cell_id"]] = "stage" not in event
     seconds = sum(facts.device_s for facts in index.recall(begun))
-    hours = sum(last - first for first, last in spans.values()) / 3.6e6
+    hours = sum(taken.values()) / 3.6e6
     return Spending(seconds / 3600, hours, frozenset(cell_id for cell_id, is_arms in begun.items() if is_arms))
 
 

@@ -13,12 +13,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from simlap.record.journal import now_ms
 from simlap.redact import hide_in_tree
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageFullError
 
 _log = logging.getLogger("simlap.study")
 SCHEMA_VERSION = 1
@@ -45,11 +45,20 @@ class EventLog:
     Args:
         study: its folder.
         block: so many events are joined.
+        clock: seconds, never set back: each event says how long after the launch's beginning it was.
         lost: whether the launch holds the study no more; then nothing is written, for the log is another launch's.
     """
 
-    def __init__(self, study: Storage, *, block: int = BLOCK, lost: Callable[[], bool] = lambda: False) -> None:
-        self.study, self.block, self._lost = study, block, lost
+    def __init__(
+        self,
+        study: Storage,
+        *,
+        block: int = BLOCK,
+        lost: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.study, self.block, self._lost, self._clock = study, block, lost, clock
+        self._began = clock()
         left = segments(study)
         self.launch = max((segment.launch for segment in left), default=0) + 1
         self._sequence = 0
@@ -76,6 +85,7 @@ class EventLog:
             "type": kind,
             **hide_in_tree(fields),
         }
+        row["s"] = round(self._clock() - self._began, 3)
         data = (json.dumps(row) + "\n").encode()
         self.study.write(f"events/{self.launch:04d}-{self._sequence:05d}.jsonl", data)
         self._sequence += 1
@@ -145,6 +155,18 @@ def read_events(study: Storage) -> list[dict[str, Any]]:
     return rows
 
 
+def launch_ms(event: Mapping[str, Any], first_ms: int) -> float:
+    """Milliseconds that a launch had taken by one of its events. Where that does not say it (it is of an earlier version), by
+    the time of day, of which a clock that was set back makes nothing.
+
+    Args:
+        event: of the launch.
+        first_ms: time of day of its first one.
+    """
+    seconds = event.get("s")
+    return 1000.0 * seconds if seconds is not None else float(max(0, event["t"] - first_ms))
+
+
 def undecided_cells(events: list[dict[str, Any]]) -> set[str]:
     """Cells that a launch began, or was about to try again, and of which it then said nothing more: it was killed."""
     undecided: set[str] = set()
@@ -173,8 +195,8 @@ def persist(write: Callable[[], None]) -> None:
         try:
             write()
             return
-        except OSError:
-            if pause is None:
+        except OSError as error:
+            if pause is None or isinstance(error, StorageFullError):  # room is not made within seconds
                 _log.exception("the study's log could not be written; the next launch makes up for it")
                 return
             time.sleep(pause)

@@ -18,8 +18,10 @@ from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt
 from simlap.record.provenance import collect
 from simlap.redact import names_a_secret
+from simlap.run import preempt
 from simlap.run.cluster import Node
 from simlap.run.failures import Retries
+from simlap.run.task import STOP_REQUEST
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
 from simlap.study.events import EventLog, persist
@@ -148,6 +150,9 @@ def execute(
         trainable: the actor that runs one-worker cells.
         claims: against other launches that have the same cells; what these are at work on is waited for.
         more: asked for further cells when all before have ended; none: that was all.
+
+    Raises:
+        StorageFullError: nothing more can be recorded; what runs was ended where its newest checkpoint is.
     """
     provenance = collect()
     names = (f"simlap-{trainable.__name__}", "simlap-driver")
@@ -155,7 +160,9 @@ def execute(
     tune.register_trainable(names[1], train_driver)
 
     def make_config(attempt: Attempt) -> dict[str, Any]:
-        attempt.number = next_attempt(cell_storage(plan.storage, attempt.cell.cell_id))
+        folder = cell_storage(plan.storage, attempt.cell.cell_id)
+        folder.delete(STOP_REQUEST)  # a launch before may have left it
+        attempt.number = next_attempt(folder)
         return trial_config(plan, attempt.cell, provenance, attempt.resources)
 
     feed = CellFeed(
@@ -175,6 +182,8 @@ def execute(
     # what was handed out and has not come to an end: the user interrupted
     while feed.held and not feed.attempts and not feed.is_ended and _comes_free(plan, feed):
         _fit(plan, feed, callback, scheduler, names[0])
+    if feed.full is not None:
+        raise feed.full
     finished = {"done", "stopped", "failed"}
     return all(progress.cells[cell.cell_id].state in finished for cell in cells)
 
@@ -192,7 +201,7 @@ def _fit(plan: Plan, feed: CellFeed, callback: StudyCallback, scheduler: TrialSc
                 name=f"{plan.study.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
                 callbacks=[callback],
-                stop=_Over(plan.guard, feed),
+                stop=_Over(plan.guard, feed, callback),
                 verbose=0,
                 failure_config=tune.FailureConfig(
                     max_failures=0
@@ -211,7 +220,7 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
     cells may follow. False too where the user interrupts, the budget is spent, or another launch has this study. Tune's own
     waiting could not be interrupted."""
     try:
-        while not feed.is_void and (plan.guard is None or not plan.guard.reached()):
+        while not feed.is_void and not preempt.asked() and (plan.guard is None or not plan.guard.reached()):
             if feed.reclaim():
                 return True
             if not feed.held:
@@ -223,10 +232,11 @@ def _comes_free(plan: Plan, feed: CellFeed) -> bool:
 
 
 class _Over(tune.Stopper):
-    """Ends the run when the budget is spent, or another launch has taken the study over."""
+    """Ends the run when the budget is spent, the storage is full, or another launch has taken the study over. Asked often: it
+    looks for a notice, and for what is hung, too."""
 
-    def __init__(self, guard: BudgetGuard | None, feed: CellFeed) -> None:
-        self._guard, self._feed = guard, feed
+    def __init__(self, guard: BudgetGuard | None, feed: CellFeed, callback: StudyCallback | None = None) -> None:
+        self._guard, self._feed, self._callback = guard, feed, callback
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it; nothing of it is ever restored
@@ -235,7 +245,14 @@ class _Over(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._feed.is_void or (self._guard is not None and self._guard.reached() is not None)
+        self._feed.heed_notice()
+        if self._callback is not None:
+            self._callback.end_hung()
+        return (
+            self._feed.is_void
+            or self._feed.full is not None
+            or (self._guard is not None and self._guard.reached() is not None)
+        )
 
 
 def settle(plan: Plan) -> None:

@@ -17,7 +17,11 @@ from ray.tune.search import SearchAlgorithm
 
 from simlap.config.schema import Resources
 from simlap.record.journal import cell_storage
+from simlap.record.view import PREEMPTED
+from simlap.run import preempt
 from simlap.run.cluster import Node
+from simlap.run.task import STOP_REQUEST
+from simlap.storage import StorageFullError
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims, Holder
 from simlap.study.index import CellFacts
@@ -74,6 +78,10 @@ class CellFeed(SearchAlgorithm):
         """By trial id; whoever watches the trials removes what is over."""
         self._looked_at_held = time.monotonic()
         self._storage: Any = None
+        self._told: set[str] = set()
+        """Trials that were asked to stop."""
+        self.full: StorageFullError | None = None
+        """Why nothing more is begun, where the storage is full: it is so for every cell."""
         self._add(cells)
 
     def _add(self, cells: Sequence[PlannedCell]) -> None:
@@ -89,7 +97,7 @@ class CellFeed(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """The next cell that there is room for. None any more where another launch has taken the study over."""
-        if self.is_void:
+        if self.is_void or self.full or preempt.asked():
             self.set_finished()  # type: ignore[no-untyped-call]  # Ray's
         if self._more is not None and not (self._finished or self._waiting.busy or self.attempts or self.held):
             self._add(found := self._more())
@@ -103,6 +111,19 @@ class CellFeed(SearchAlgorithm):
             self._guard.started(attempt.cell, attempt.share.devices if self._waiting.has_room(trial_id) else 0.0)
         self.attempts[trial_id] = attempt
         return self._trial(trial_id, attempt)
+
+    def heed_notice(self) -> None:
+        """Where this process was told to end: nothing more is begun, and what runs is asked to save and stop."""
+        if not preempt.asked():
+            return
+        self.set_finished()  # type: ignore[no-untyped-call]  # Ray's
+        for trial_id, attempt in self.attempts.items():
+            if trial_id not in self._told:
+                self._told.add(trial_id)
+                try:
+                    cell_storage(attempt.cell.storage, attempt.cell.cell_id).write(STOP_REQUEST, PREEMPTED.encode())
+                except OSError as error:  # its newest checkpoint holds
+                    _log.warning("%s could not be asked to stop: %s", attempt.cell.cell_id, error)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Its room is free."""
@@ -197,6 +218,10 @@ class CellFeed(SearchAlgorithm):
             try:
                 holder = self._claims.take(attempt.cell.cell_id)
                 fresh = self._after_others(attempt) if holder is None else None
+            except StorageFullError as error:
+                self.full = error
+                self._waiting.release(trial_id)
+                return None
             except OSError as error:
                 _log.warning("%s could not be claimed, and is tried again: %s", attempt.cell.cell_id, error)
                 self._waiting.release(trial_id)

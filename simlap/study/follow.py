@@ -18,7 +18,7 @@ from simlap.record.view import PAUSED, CellView
 from simlap.storage import Storage
 from simlap.study.budget import Budget, Use, uses
 from simlap.study.capacity import Share
-from simlap.study.events import segments
+from simlap.study.events import launch_ms, segments
 from simlap.study.live import Failure, LiveArm, LiveCell, LiveStudy
 from simlap.study.logtable import LogTable
 from simlap.study.pulse import Pulse
@@ -117,8 +117,8 @@ class Follower:
         """Whether the newest launch has said that it began and not yet that it ended; whether it ended after the first look."""
         self._at_work: set[str] = set()
         """Cells that it has begun, or that it waits for another launch to end."""
-        self._spans: dict[int, tuple[int, int]] = {}
-        """Launch -> time of its first event and of its newest one."""
+        self._spans: dict[int, tuple[int, int, float]] = {}
+        """Launch -> time of its first event and of its newest one, and how many milliseconds it had taken by then."""
         self._begun: dict[str, bool] = {}
         """Cell id -> whether it is an arm's or a trial, of all that the study's launches began."""
         self._gone_s: dict[str, float] = {}
@@ -231,8 +231,8 @@ class Follower:
     def _take(self, event: Mapping[str, Any]) -> set[str]:
         """The cells that an event changes."""
         kind, cell_id = event["type"], event.get("cell_id", "")
-        first, _ = self._spans.get(event["launch"], (event["t"], 0))
-        self._spans[event["launch"]] = (first, event["t"])
+        first, _, taken = self._spans.get(event["launch"], (event["t"], 0, 0.0))
+        self._spans[event["launch"]] = (first, event["t"], max(taken, launch_ms(event, first)))
         if kind in ("launch", "launch_ended") and event["launch"] == max(self._spans):  # one taken over may end later
             self._is_open, self._has_ended = kind == "launch", kind == "launch_ended"
         if kind == "launch":
@@ -266,7 +266,7 @@ class Follower:
 
     def _uses(self) -> list[Use]:
         """What is used of the budget, as the launches themselves count, as far as it is written down."""
-        hours = sum(last - first for first, last in self._spans.values())
+        hours = sum(taken for _, _, taken in self._spans.values())
         if self.running and self._is_open:
             # the clock may be another machine's: this is shown, and nothing is decided by it
             hours += max(0, now_ms() - self._spans[max(self._spans)][1])

@@ -20,6 +20,7 @@ from simlap.storage import Storage
 from simlap.study.index import forget
 from simlap.study.lease import BEAT_S, POLLS, is_dead
 from simlap.study.searches import trial_cells
+from simlap.train import manifest
 
 IDLE_MS = 24 * 3600 * 1000
 """A run without an end that wrote nothing for so long is not running any more."""
@@ -168,7 +169,7 @@ def _checkpoints(cell: Storage, cell_id: str) -> Iterator[Leftover]:
     if result is None:
         return
     kept = result["checkpoint"]["path"].split("/")[-1]
-    names = cell.list("checkpoints")
+    names = manifest.names(cell.child("checkpoints"))
     if kept not in names:
         return  # its own is not there: what is there is the best there is
     for name in names:

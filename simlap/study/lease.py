@@ -133,7 +133,8 @@ class Lease:
                 "host": socket.gethostname(),
                 "pid": me.pid,
                 "machine": _machine(),
-                "process_started": me.create_time(),
+                "process_started": _started(me),
+                "started_in": _STARTED_IN,
             },
         )
         self._beaten = began
@@ -161,9 +162,28 @@ def is_dead(held: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(held["pid"])
-        return bool(process.create_time() != held["process_started"] or process.status() == psutil.STATUS_ZOMBIE)
+        # leases of earlier versions have the time of day
+        started = _started(process) if held.get("started_in") == _STARTED_IN else process.create_time()
+        return bool(started != held["process_started"] or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+_STARTED_IN = "ticks"
+_FIELD = 19
+"""Of `starttime` in /proc/<pid>/stat, counted after the name."""
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process started, in the kernel's ticks since the machine did: psutil's time of day moves when the clock is set,
+    and a launch that is alive would be taken for another process. Raises NoSuchProcess."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    try:
+        return float(stat.read_text().rpartition(")")[2].split()[_FIELD])
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            raise psutil.NoSuchProcess(process.pid) from None
+        return process.create_time()  # no Linux
 
 
 def _machine() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from simlap.record.journal import cell_storage
 from simlap.storage import Storage
 from simlap.study.arms import Arm, arm_name
 from simlap.study.checks import NamedStage
+from simlap.train import manifest
 
 if TYPE_CHECKING:
     from simlap.study.planned import PlannedCell
@@ -59,16 +59,16 @@ def goes_on(cell: PlannedCell, storage: Storage) -> bool:
     if cell.facts.state == "new" or cell.action == "rerun":
         return False
     checkpoints = cell_storage(storage, cell.cell_id).child("checkpoints")
-    return any(_is_valid(checkpoints.child(name)) for name in reversed(checkpoints.list()))
+    return any(_is_valid(checkpoints, name) for name in manifest.names(checkpoints))
 
 
-def _is_valid(checkpoint: Storage) -> bool:
-    """As `CheckpointStore.load`, which needs torch: every file that the manifest names is there and is the one it names."""
+def _is_valid(checkpoints: Storage, name: str) -> bool:
+    """As `CheckpointStore.load`, which needs torch."""
     try:
-        sums = checkpoint.read_json("manifest.json")["sha256"]
-        return all(hashlib.sha256(checkpoint.read(name)).hexdigest() == sha256 for name, sha256 in sums.items())
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        manifest.read_verified(checkpoints, name)
+    except manifest.DAMAGED:
         return False
+    return True
 
 
 def needed_stages(cells: Sequence[PlannedCell], storage: Storage) -> set[str]:

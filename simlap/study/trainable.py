@@ -15,11 +15,13 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from simlap.config.schema import Resources
-from simlap.record.journal import cell_storage, next_attempt, times_rerun
+from simlap.record.journal import cell_storage, next_attempt, read_rows, times_rerun
 from simlap.record.provenance import code_facts
+from simlap.record.view import PREEMPTED
 from simlap.redact import hide_in_error
+from simlap.run import preempt
 from simlap.run.logs import CellLog
-from simlap.run.task import CellTask
+from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
@@ -69,8 +71,10 @@ class CellTrainable(tune.Trainable):
 
     _epochs: Generator[loop.Progress] | None = None
     _printed: CellLog | None = None
+    _at_work: preempt.AtWork | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
+        preempt.listen()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -80,7 +84,7 @@ class CellTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         import torch
 
-        from simlap.run.worker import run_cell
+        from simlap.run.worker import StopRequest, run_cell
         from simlap.train.world import World
 
         self._leave()
@@ -92,7 +96,9 @@ class CellTrainable(tune.Trainable):
         self._cell_id = task.cell_id
         cell = cell_storage(Storage(task.storage), task.cell_id)
         self._printed = CellLog(cell, next_attempt(cell)).__enter__()  # until the cell is left
-        self._epochs = run_cell(task, World(device=torch.device("cuda" if gpu else "cpu")))
+        self._at_work = preempt.AtWork().__enter__()  # likewise
+        world = World(device=torch.device("cuda" if gpu else "cpu"))
+        self._epochs = run_cell(task, world, StopRequest(task, world))
 
     def step(self) -> dict[str, Any]:
         """One epoch; the last one with the final evaluation."""
@@ -115,6 +121,8 @@ class CellTrainable(tune.Trainable):
         seconds = progress.metrics.get("time/epoch_s")
         if progress.epoch >= self._end and not (progress.finished or progress.stopped):
             progress = next(self._epochs)  # what it does at its end, where it evaluates or pauses
+        if progress.stopped and preempt.asked():
+            raise preempt.PreemptedError(PREEMPTED)  # this process takes no other cell: it is about to end
         result = {"cell_id": self._cell_id, "epoch": progress.epoch, "done": progress.finished or progress.stopped}
         if seconds is not None:
             result["time/epoch_s"] = seconds
@@ -130,12 +138,15 @@ class CellTrainable(tune.Trainable):
         """Let the cell before go, with the memory it holds; its last checkpoint is durable then."""
         epochs, self._epochs = self._epochs, None
         printed, self._printed = self._printed, None
+        at_work, self._at_work = self._at_work, None
         try:
             if epochs is not None:
                 epochs.close()
         except Exception:  # noqa: BLE001 - it is in that cell's journal, and not the next cell's fault
             _log.exception("cell %s could not be left in order", self._cell_id)
         finally:
+            if at_work is not None:
+                at_work.__exit__()
             if printed is not None:
                 printed.__exit__(None, None, None)
 
@@ -145,5 +156,9 @@ def train_driver(config: dict[str, Any]) -> None:
     from simlap.run.launch import trainer
 
     cell = config["cell"]
-    resources = Resources(**cell["resources"])
-    trainer(CellTask(**cell["task"]), resources, [TuneReportCallback()]).fit()
+    resources, task = Resources(**cell["resources"]), CellTask(**cell["task"])
+    trainer(task, resources, [TuneReportCallback()]).fit()
+    folder = cell_storage(Storage(task.storage), task.cell_id)
+    ended = read_rows(folder)[-1]
+    if ended.get("reason") == PREEMPTED and not folder.exists(STOP_REQUEST):  # a worker's machine is, not the launch's
+        raise preempt.PreemptedError(PREEMPTED)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
-from simlap.record.view import CellState
+from simlap.record.view import PREEMPTED, CellState
 from simlap.run.failures import Retries, classify
+from simlap.run.hung import hung_s
+from simlap.run.task import STOP_REQUEST
+from simlap.storage import Storage, StorageFullError
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
 from simlap.study.feed import CellFeed
@@ -19,7 +26,11 @@ from simlap.study.index import CellFacts
 from simlap.study.plan import Plan
 from simlap.study.planned import PlannedCell
 from simlap.study.progress import Progress
+from simlap.study.silence import Silence
 from simlap.study.waiting import Attempt
+
+_log = logging.getLogger("simlap.study")
+_FULL = re.compile(r"StorageFullError: no space left: (.*); make room")
 
 
 class StudyCallback(tune.Callback):
@@ -37,6 +48,8 @@ class StudyCallback(tune.Callback):
         self.plan, self.feed, self.progress, self.events = plan, feed, progress, events
         self.scheduler, self.retries = scheduler, retries
         self.placement_groups: dict[str, str] = {}
+        self._silence = Silence(hung_s())
+        self._trials: dict[str, Trial] = {}
         feed.on_held, feed.on_elsewhere = self.on_held, self.on_elsewhere
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,6 +58,8 @@ class StudyCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         attempt = self._attempt(trial)
         cell = attempt.cell
+        self._trials[trial.trial_id] = trial
+        self._silence.began(trial.trial_id)
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
         self.progress.started(cell.cell_id, attempt.share.devices)
 
@@ -52,6 +67,7 @@ class StudyCallback(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         cell = self._attempt(trial).cell
+        self._silence.reported(trial.trial_id)
         if result.get("placement_group"):
             self.placement_groups[trial.trial_id] = result["placement_group"]
         if "epoch" in result:
@@ -81,8 +97,9 @@ class StudyCallback(tune.Callback):
             persist(lambda: self.events.write("cell_paused", **cell.place, epoch=view.epoch))
             self.progress.ended(cell.cell_id, "paused")
         else:
-            # Tune was told to stop: the cell goes on with the next launch
+            # Tune was told to stop, or the cell: it goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")
+            persist(lambda: self._folder(cell).delete(STOP_REQUEST))
         persist(lambda: self.feed.release(attempt))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -98,7 +115,17 @@ class StudyCallback(tune.Callback):
         if "SupersededError" in _error_text(trial) and self.feed.lost(attempt):
             return
         reason, error = view.reason or "", view.error
-        if view.state != "failed" or next_attempt(cell_storage(self.plan.storage, cell.cell_id)) == attempt.number:
+        if classify(None, _error_text(trial)) == "no_space":
+            # its journal is left as it is: the next launch goes on with it
+            told = _FULL.search(_error_text(trial))
+            self.feed.full = self.feed.full or StorageFullError(errno.ENOSPC, told[1] if told else reason)
+            self.progress.ended(cell.cell_id, "interrupted")
+            persist(lambda: self.feed.release(attempt))
+            return
+        preempted = view.reason == PREEMPTED and next_attempt(self._folder(cell)) > attempt.number
+        if preempted:
+            reason = PREEMPTED
+        elif view.state != "failed" or next_attempt(self._folder(cell)) == attempt.number:
             # the process died without a word: the journal has no end yet
             error = _error_text(trial)
             reason = error.splitlines()[-1]
@@ -139,11 +166,25 @@ class StudyCallback(tune.Callback):
             persist(lambda: self.events.write("cell_failed", **cell.place, reason=reason, elsewhere=True))
             self.progress.ended(cell.cell_id, "failed", reason)
 
+    def _folder(self, cell: PlannedCell) -> Storage:
+        return cell_storage(self.plan.storage, cell.cell_id)
+
     def _attempt(self, trial: Trial) -> Attempt:
         return self.feed.attempts[trial.trial_id]
 
+    def end_hung(self) -> None:
+        """Kill the processes of cells that have been silent for too long: Tune would wait for ever. They are tried again."""
+        for trial_id, silent_s in self._silence.hung().items():
+            self._silence.ended(trial_id)
+            actor = self._trials[trial_id].temporary_state.ray_actor
+            if actor is not None and trial_id in self.feed.attempts:
+                _log.error("%s: silent for %.0f s, killed", self.feed.attempts[trial_id].cell.cell_id, silent_s)
+                ray.kill(actor)
+
     def _over(self, trial: Trial) -> Attempt:
         self._reap(trial)
+        self._silence.ended(trial.trial_id)
+        self._trials.pop(trial.trial_id, None)
         return self.feed.attempts.pop(trial.trial_id)
 
     def _left(self, trial: Trial) -> bool:

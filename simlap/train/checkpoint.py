@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,14 @@ from torch import Tensor
 
 from simlap.errors import UserError
 from simlap.storage import Storage
+from simlap.train import manifest
 
 SCHEMA_VERSION = 1
-_NAME = re.compile(r"^epoch-(\d{5})-step-(\d{7})-attempt-(\d{4})$")
 _log = logging.getLogger("simlap.checkpoint")
+
+
+class CheckpointError(UserError):
+    """A run has been saved, and no checkpoint of it can be read any more: it would begin anew without a word."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,17 @@ class Checkpoint:
 class CheckpointStore:
     """The `checkpoints/` folder of one run."""
 
-    def __init__(self, storage: Storage, *, keep: int = 2, attempt: int = 1) -> None:
-        self.storage, self.keep, self.attempt = storage, keep, attempt
-        self._damaged: set[str] = set()
+    def __init__(self, storage: Storage, *, keep: int = 2, attempt: int = 1, was_saved: bool = False) -> None:
+        """Args:
+        storage: the folder.
+        keep: so many of the newest stay.
+        attempt: that writes.
+        was_saved: known from elsewhere that there was a complete one.
+        """
+        self.storage, self.keep, self.attempt, self.was_saved = storage, keep, attempt, was_saved
+        self.damaged: dict[str, str] = {}
+        """Checkpoints that `newest` has passed over, and why."""
+        self._is_marked = False
 
     def save(self, checkpoint: Checkpoint) -> Checkpoint:
         """Write it, then delete all but the newest `keep`. Returns it with its path and checksum."""
@@ -70,9 +81,14 @@ class CheckpointStore:
         for name, data in files.items():
             self.storage.write(f"{path}/{name}", data)
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        self.storage.write_json(f"{path}/manifest.json", {"schema_version": SCHEMA_VERSION, "sha256": sums})
+        self.storage.write(f"{path}/manifest.json", manifest.manifest(sums))
+        if not self._is_marked:
+            self._is_marked = self.storage.exists(manifest.SAVED)
+        if not self._is_marked:
+            self.storage.write_json(manifest.SAVED, {"schema_version": SCHEMA_VERSION, "first": path})
+            self._is_marked = True
         complete = [
-            name for name in self.names() if name not in self._damaged and self.storage.exists(f"{name}/manifest.json")
+            name for name in self.names() if name not in self.damaged and self.storage.exists(f"{name}/manifest.json")
         ]
         for old in set(self.names()) - set(complete[: self.keep]) - {path}:
             self.storage.delete(old)
@@ -80,39 +96,50 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """Folders of all checkpoints, newest first, valid or not."""
-        found = [name for name in self.storage.list() if _NAME.match(name)]
-        return sorted(found, key=lambda name: [int(part) for part in _NAME.match(name).groups()], reverse=True)  # type: ignore[union-attr]
+        return manifest.names(self.storage)
 
     def newest(self) -> Checkpoint | None:
-        """The newest valid checkpoint, loudly if it is not the newest one; None where there is none."""
-        for name in self.names():
+        """The newest valid checkpoint, loudly if it is not the newest one; None where none was ever complete.
+
+        Raises CheckpointError where some were, and none is valid.
+        """
+        names = self.names()
+        for name in names:
             try:
-                return self.load(name)
-            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-                # any other OSError is the storage's trouble, not the checkpoint's: an older one would not mend it
-                self._damaged.add(name)
-                _log.warning(
-                    "checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), error
-                )
+                found = self.load(name)
+            except manifest.DAMAGED as error:  # trouble of the storage is not mended by an older checkpoint
+                self.damaged[name] = why = manifest.why(error)
+                _log.warning("checkpoint %s is not valid (%s), trying the one before", self.storage.describe(name), why)
+            else:
+                return found
+        marked = self.was_saved or self.storage.exists(manifest.SAVED)
+        if marked or any(self.storage.exists(f"{name}/manifest.json") for name in names):
+            raise CheckpointError(self._lost(names))
         return None
 
     def load(self, name: str) -> Checkpoint:
-        """Read and verify one. Raises OSError or ValueError where a file is missing or its checksum differs."""
-        sums: dict[str, str] = self.storage.read_json(f"{name}/manifest.json")["sha256"]
-        files = {file: self.storage.read(f"{name}/{file}") for file in sums}
-        for file, data in files.items():
-            if hashlib.sha256(data).hexdigest() != sums[file]:
-                raise ValueError(f"checksum of {file} differs from the manifest's")
+        """Read and verify one. Raises `manifest.DAMAGED` where it is not as it was written."""
+        files, sums = manifest.read_verified(self.storage, name)
         state = json.loads(files["state.json"])
         del state["schema_version"]
+        epoch, step = state.pop("epoch"), state.pop("step")
+        if not name.startswith(f"epoch-{epoch:05d}-step-{step:07d}-"):
+            raise ValueError(f"it holds epoch {epoch}, step {step}: it is another one's copy")
         return Checkpoint(
-            epoch=state.pop("epoch"),
-            step=state.pop("step"),
+            epoch=epoch,
+            step=step,
             model=load_tensors(files["model.safetensors"]),
             optimizer=load_tensors(files["optimizer.safetensors"]),
             state=state,
             path=name,
             sha256=sums["model.safetensors"],
+        )
+
+    def _lost(self, names: list[str]) -> str:
+        found = "; ".join(f"{name}: {self.damaged[name]}" for name in names) or "there is none any more"
+        return (
+            f"{self.storage.describe()}: the run was saved here, and no checkpoint is valid ({found}). It does not begin "
+            "anew by itself: bring a checkpoint back from a copy, or delete the run directory above to train it from the start"
         )
 
 
@@ -132,7 +159,7 @@ def find_checkpoint(path: str) -> Checkpoint | None:
         folder = Storage(path)
         path = folder.child(*folder.read_json("result.json")["checkpoint"]["path"].split("/")).uri
     elif "checkpoints" in inside:
-        newest = CheckpointStore(Storage(path).child("checkpoints")).newest()
+        newest = CheckpointStore(Storage(path).child("checkpoints")).newest()  # raises CheckpointError, a UserError
         if newest is None:
             raise UserError("the run has no finished checkpoint", file=path)
         return newest
@@ -141,7 +168,7 @@ def find_checkpoint(path: str) -> Checkpoint | None:
     above, name = split_path(path)
     try:
         return CheckpointStore(Storage(above)).load(name)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except manifest.DAMAGED as error:
         raise UserError(f"the checkpoint is not valid: {error}", file=path) from error
 
 

@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("simlap.storage.os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"no space left: .* needs 3 bytes"):
         storage.write("x", b"new")
     assert storage.read("x") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"], "no temporary file is left"
@@ -84,3 +84,27 @@ def test_a_folder_made_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(storage, "_fs", MadeMeanwhile())
     assert storage.list("cells") == ["a"]
+
+
+def test_a_storage_elsewhere_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path)
+    monkeypatch.setattr(Storage, "is_local", False)
+    monkeypatch.setattr("simlap.storage._PAUSES_S", (0.0, 0.0))
+    done: list[int] = []
+
+    def fails(times: int, error: OSError) -> str:
+        done.append(1)
+        if len(done) <= times:
+            raise error
+        return "done"
+
+    assert storage._trying("x", lambda: fails(2, OSError("AWS Error SLOW_DOWN (HTTP status 503)"))) == "done"
+    for error, tries in (
+        (OSError("AWS Error SLOW_DOWN (HTTP status 503)"), 3),
+        (FileNotFoundError("x"), 1),
+        (OSError("AWS Error NO_SUCH_BUCKET during PutObject"), 1),
+    ):
+        done.clear()
+        with pytest.raises(type(error), match=str(error)[:5]):
+            storage._trying("x", lambda error=error: fails(99, error))  # type: ignore[misc]
+        assert len(done) == tries

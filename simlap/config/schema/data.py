@@ -154,6 +154,10 @@ class _Data(Strict):
     """Standard deviation per channel (default: of the training part)."""
     streaming: Streaming | None = None
     """Decode images while training goes on, instead of all of them before (default: all before; they are kept in memory)."""
+    max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    """Share of a set's images that may be such that they cannot be decoded (empty, cut off, damaged, gigantic): the next image of
+    its class stands in for each, they are listed in the run directory, and more of them are an error. Not part of a run's
+    identity."""
     fingerprint: str | None = None
     """Of the data; given, data that differ are an error. In records, simlap fills in those of the datasets of `transfer`."""
 

@@ -76,6 +76,7 @@ CHANGES: dict[str, Any] = {
     "data.mean": None,
     "data.std": None,
     "data.streaming": {},
+    "data.max_bad_share": 0.5,
     "data.fingerprint": "f",
     "data.train": "elsewhere",
     "data.test": "elsewhere",

@@ -14,7 +14,7 @@ from torch import Tensor
 from simlap.config.schema import DigitsData
 from simlap.config.schema.data import Streaming
 from simlap.data.arrays import ArraySource
-from simlap.data.decode import decoded_squares
+from simlap.data.decode import Mend, decoded_squares
 from simlap.data.source import ImageSet, Part, StoredImage
 from simlap.data.streamed import StreamedSet
 
@@ -43,8 +43,8 @@ class Groups(ArraySource):
         count = len(self.labels(part))
         return None if self.group is None else torch.arange(0, count, self.group)
 
-    def images(self, part: Part, rows: Tensor, size: int) -> Tensor:
-        return decoded_squares(self, part, rows, size)
+    def images(self, part: Part, rows: Tensor, size: int, mend: Mend | None = None) -> Tensor:
+        return decoded_squares(self, part, rows, size, mend)
 
     def stored(self, part: Part, rows: Tensor) -> Iterator[Sequence[StoredImage]]:
         assert (rows.diff() > 0).all()

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
 import torch
 
 from simlap.record.journal import read_cell
 from simlap.run import device, worker
-from simlap.run.device import DeviceMemoryError, explain_out_of_memory, set_memory_share, set_threads
+from simlap.run.device import DeviceMemoryError, HostMemoryError, explain_out_of_memory, set_memory_share, set_threads
+from simlap.run.failures import classify
 from simlap.run.task import CellTask
 from simlap.run.worker import run_cell
 from simlap.storage import Storage
@@ -117,3 +119,27 @@ def test_a_cell_that_runs_out_of_memory_ends_with_it(tmp_path: Path, monkeypatch
     assert view.state == "failed"
     assert (view.reason or "").startswith("DeviceMemoryError: out of GPU memory")
     assert "Tried to allocate 2.00 GiB" in (view.error or ""), "CUDA's own words are kept"
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy"])
+def test_the_machine_is_out_of_memory(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        match kind:
+            case "torch":
+                torch.empty(1 << 50, dtype=torch.uint8)
+            case "numpy":
+                numpy.empty(1 << 50, dtype=numpy.uint8)
+            case _:
+                bytes(1 << 50)
+
+    monkeypatch.setattr(worker, "fit", full)
+    task = _task(tmp_path)
+    with pytest.raises(HostMemoryError, match=r"resources\.cpus_per_worker \(now 1\)") as caught:
+        list(run_cell(task, World()))
+    assert "train.micro_batch_size (now all 128 rows" in str(caught.value)
+    assert "data.streaming" in str(caught.value)
+    view = read_cell(Storage(tmp_path), task.cell_id)
+    assert view.state == "failed"
+    assert (view.reason or "").startswith("HostMemoryError: the machine is out of memory")
+    assert classify(view.reason, view.error) == "out_of_memory"
+    assert "Traceback" in (view.error or ""), "where it was is kept"

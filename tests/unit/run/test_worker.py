@@ -16,7 +16,8 @@ from simlap.run.task import CellTask
 from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.check import Stage, check_experiment
-from simlap.train.checkpoint import Checkpoint, find_checkpoint
+from simlap.train.checkpoint import Checkpoint, CheckpointError, find_checkpoint
+from simlap.train.manifest import names
 from simlap.train.weights import backbone_of
 from simlap.train.world import World
 from tests.tiny import TREE, tiny
@@ -99,10 +100,11 @@ def test_a_run_with_a_checkpoint_of_its_own_leaves_the_stage_alone(
     run(Stage(more, second.info, second.cell_id, second.start), storage)
     assert len(read) == 1
     cell = cell_storage(storage, second.cell_id)
-    for name in cell.list("checkpoints"):
+    for name in names(cell.child("checkpoints")):
         cell.write(f"checkpoints/{name}/model.safetensors", b"damaged")
-    run(second, storage)
-    assert len(read) == 2, "a damaged one does not count"
+    with pytest.raises(CheckpointError, match="no checkpoint is valid"):
+        run(second, storage)
+    assert len(read) == 1, "what is lost is not begun anew from the stage without a word"
 
 
 def test_weights_are_checked_where_only_a_damaged_checkpoint_is_there(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_an_actor_that_ran_out_of_memory_is_not_used_again(tmp_path: Path) -> No
 def test_one_actor_runs_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def run_cell(task: Any, world: Any) -> Generator[Progress]:
+    def run_cell(task: Any, world: Any, stop: Any) -> Generator[Progress]:
         ran.append(task.cell_id)
         yield Progress(1, {"m": 0.25})
         yield Progress(1, {}, finished=True)
@@ -92,7 +92,7 @@ def test_one_actor_runs_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_cell_that_pauses_ends_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_cell(task: Any, world: Any) -> Generator[Progress]:
+    def run_cell(task: Any, world: Any, stop: Any) -> Generator[Progress]:
         for epoch in range(1, task.until + 1):
             yield Progress(epoch, {"m": epoch / 4})
         yield Progress(task.until, {}, stopped=True)
@@ -111,7 +111,7 @@ def test_the_cell_before_is_left_in_order(monkeypatch: pytest.MonkeyPatch, caplo
     """What it still has to write is written before the next one begins; that it cannot be is not the next one's fault."""
     happened: list[str] = []
 
-    def run_cell(task: Any, world: Any) -> Generator[Progress]:
+    def run_cell(task: Any, world: Any, stop: Any) -> Generator[Progress]:
         happened.append(f"{task.cell_id} begins")
         try:
             yield Progress(1, {"m": 0.25})

@@ -16,6 +16,7 @@ from torch import nn
 from simlap.storage import Storage
 from simlap.train.checkpoint import (
     Checkpoint,
+    CheckpointError,
     CheckpointStore,
     find_checkpoint,
     optimizer_state_dict,
@@ -92,7 +93,8 @@ def test_damaged_ones_do_not_push_out_good_ones(store: CheckpointStore) -> None:
         path = store.storage.local_path(f"{store.save(checkpoint(epoch)).path}/model.safetensors")
         assert path is not None
         path.write_bytes(b"damaged")
-    assert store.newest() is None
+    with pytest.raises(CheckpointError, match="no checkpoint is valid"):
+        store.newest()
     for epoch in (1, 2):
         store.save(checkpoint(epoch))
     assert [store.load(name).epoch for name in store.names()] == [2, 1]
