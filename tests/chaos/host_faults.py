@@ -69,6 +69,8 @@ class OnHosts:
 
     def __init__(self, hosts: Hosts, groups: Sequence[str]) -> None:
         self._hosts, self._groups = hosts, set(groups)
+        self._gone: set[tuple[str, int]] = set()
+        """Attempts that a fault has ended already, whether or not somebody has written so: no other fault hits them."""
         self.ended_s: list[float] = []
         """How long the command took to end by itself, whenever the head was killed."""
         self.last_words: list[str] = []
@@ -83,17 +85,25 @@ class OnHosts:
     def strike(
         self, kind: str, driver: Driver, journals: Journals, rng: random.Random
     ) -> tuple[str, list[tuple[str, int]]] | None:
+        made = self._strike(kind, driver, journals, rng)
+        if made is not None:
+            self._gone |= set(made[1])
+        return made
+
+    def _strike(
+        self, kind: str, driver: Driver, journals: Journals, rng: random.Random
+    ) -> tuple[str, list[tuple[str, int]]] | None:
         hosts = self._hosts
         if kind == "driver":
-            victim, hit = f"launch {driver.launches}", journals.unfinished()
+            victim, hit = f"launch {driver.launches}", self._unfinished(journals)
             driver.kill_and_restart()
             return victim, hit
         if kind == "head":
-            victim, hit = f"launch {driver.launches} on it", journals.unfinished()
+            victim, hit = f"launch {driver.launches} on it", self._unfinished(journals)
             self._lose_head(driver)
             return victim, hit
         if kind in ("worker", "actor"):
-            unfinished = journals.unfinished()
+            unfinished = self._unfinished(journals)
             found = hosts.kill(ACTOR if kind == "actor" else WORKER, rng, [HEAD, *hosts.workers])
             if found is None:
                 return None
@@ -152,11 +162,14 @@ class OnHosts:
             hosts.start_worker(host)
         driver.start()
 
+    def _unfinished(self, journals: Journals) -> list[tuple[str, int]]:
+        return [one for one in journals.unfinished() if one not in self._gone]
+
     def _on(self, host: str, journals: Journals) -> list[tuple[str, int]]:
         """The runs that lose something with a host."""
         return [
             (cell, attempt)
-            for cell, attempt in journals.unfinished()
+            for cell, attempt in self._unfinished(journals)
             if cell in self._groups or journals.cells[cell].hosts[attempt] == host
         ]
 
