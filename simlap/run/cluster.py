@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def local_node() -> Node:
 
 
 def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: str = "resources") -> int:
-    """How many cells fit at a time. Raises ConfigError where not even one ever can."""
+    """How many cells fit at a time, with all workers or as few as do. Raises ConfigError where not even one ever can."""
     gpus = resources.gpus
     if gpus > 1 and gpus % 1:
         raise ConfigError(
@@ -96,17 +96,23 @@ def check_placement(resources: Resources, nodes: list[Node], *, file: str, key: 
             key=f"{key}.gpus_per_worker",
             value=gpus,
         )
-    slots = sum(int(min(node.cpus // resources.cpus_per_worker, _room_on_gpus(node, gpus))) for node in nodes)
-    if slots < resources.workers:
+    slots = workers_on(resources, nodes)
+    if slots < resources.fewest:
         have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
         raise ConfigError(
-            f"{resources.workers} workers of {resources.cpus_per_worker} CPUs and {gpus:g} GPUs "
+            f"{resources.fewest} workers of {resources.cpus_per_worker} CPUs and {gpus:g} GPUs "
             f"can never be placed: the cluster has {have}, room for {slots}",
             file=file,
-            key=f"{key}.workers",
-            value=resources.workers,
+            key=f"{key}.{'min_workers' if resources.is_elastic else 'workers'}",
+            value=resources.fewest,
         )
-    return slots // resources.workers
+    return max(1, slots // resources.workers)
+
+
+def workers_on(resources: Resources, nodes: Iterable[Node]) -> int:
+    """How many workers of a run these nodes hold, were they empty."""
+    gpus = resources.gpus
+    return sum(int(min(node.cpus // resources.cpus_per_worker, _room_on_gpus(node, gpus))) for node in nodes)
 
 
 def _room_on_gpus(node: Node, gpus_per_worker: float) -> float:

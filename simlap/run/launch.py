@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import traceback
 import uuid
@@ -25,6 +26,12 @@ from simlap.run.task import CellTask
 from simlap.run.worker import StopRequest, run_cell
 from simlap.storage import Storage
 from simlap.train.world import World
+
+_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""How long a group may wait for room, of Train's environment."""
+_STARTS = os.environ.get(_START)
+_ELASTIC_START_S = 20
+"""The same where there may be fewer workers: the room was there when they were counted, or a node has just gone."""
 
 
 def train_worker(task: dict[str, Any]) -> None:
@@ -74,12 +81,22 @@ class _Listening(WorkerGroupCallback):
         worker_group.execute(preempt.listen)
 
 
-def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ()) -> ray.train.torch.TorchTrainer:
+def trainer(
+    task: CellTask, resources: Resources, callbacks: Sequence[Any] = (), *, workers: int | None = None
+) -> ray.train.torch.TorchTrainer:
     """The trainer of one attempt. State lives in the cell's folder: Train keeps none, and its run name is never reused.
 
     Args:
         callbacks: Train's, told of every epoch. Without any the workers report nothing: the journal has it all.
+        workers: Of this attempt; by default all. The next one may have others: that is decided between attempts, by who knows of
+            other runs on the cluster, and not within one by Train (see `simlap.run.elastic`).
     """
+    if resources.is_elastic:
+        os.environ[_START] = str(_ELASTIC_START_S)
+    elif _STARTS is None:
+        os.environ.pop(_START, None)
+    else:
+        os.environ[_START] = _STARTS
     return _Trainer(
         train_worker,
         train_loop_config={
@@ -88,7 +105,7 @@ def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ())
             "attempt": next_attempt(cell_storage(Storage(task.storage), task.cell_id)),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=workers or resources.workers,
             use_gpu=resources.gpus > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker}
             | ({"GPU": resources.gpus} if resources.gpus else {}),
@@ -102,6 +119,10 @@ def trainer(task: CellTask, resources: Resources, callbacks: Sequence[Any] = ())
             storage_path=tempfile.gettempdir() + "/simlap-train",
             callbacks=list(callbacks),
             # mypy sees the first version of Train here
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=10),  # type: ignore[call-arg]
+            failure_config=ray.train.FailureConfig(
+                max_failures=0,
+                # a group that finds no room is started again by Train, but by us where another size may fit
+                controller_failure_limit=0 if resources.is_elastic else 10,  # type: ignore[call-arg]
+            ),
         ),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,21 @@ def agree(address: str, storage: Storage) -> None:
         found = _ask(nodes, storage)
         still = [f"  {label}: there is no simlap, and it does not get there from here" for label in lacking(found)]
         refuse([*complaints(storage.uri, own, found), *still])
+
+
+def unlike(storage: Storage, of: Collection[str] | None = None) -> list[str]:
+    """What is not as here on nodes of the cluster that this process is connected to, each with the remedy; empty: nothing.
+
+    Args:
+        storage: that all must have.
+        of: ids of the nodes that are asked; None: all.
+    """
+    import ray
+
+    nodes = [node for node in members(ray.nodes()) if of is None or node.node_id in of]
+    found = _ask(nodes, storage)
+    without = [f"  {label}: there is no simlap" for label in lacking(found)]
+    return [*complaints(storage.uri, Facts(**_question()("", "", "")), found), *without]
 
 
 def members(nodes: Iterable[Mapping[str, Any]]) -> list[Member]:

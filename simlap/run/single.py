@@ -18,9 +18,10 @@ from simlap.record.view import PREEMPTED, CellView, EpochRow
 from simlap.redact import hide_credentials
 from simlap.run import preempt
 from simlap.run.cluster import alive_nodes, check_placement, connect, local_node
+from simlap.run.elastic import SETTLE_S, Growth, workers_now
 from simlap.run.failures import History, Retries, classify
-from simlap.run.nodes import agree
-from simlap.run.task import STOP_REQUEST, CellTask
+from simlap.run.nodes import agree, unlike
+from simlap.run.task import GROWS, STOP_REQUEST, CellTask
 from simlap.storage import Storage
 from simlap.train.check import check_experiment
 
@@ -89,6 +90,7 @@ def execute(
 
     Where a worker, its node or the connection to it is lost, it goes on from the newest checkpoint, once there is room.
     Ctrl-C and SIGTERM ask the workers to save and stop; a second Ctrl-C leaves at once (the last epoch is safe all the same).
+    Where its resources allow it, it goes on with fewer workers, and saves, stops and goes on with more when there is room.
 
     Args:
         run: what is trained.
@@ -101,9 +103,21 @@ def execute(
     if address is not None:
         agree(address, run.storage)
     history = History()
-    seen = run.view.epoch
+    seen, resources = run.view.epoch, run.experiment.resources
+    workers = workers_now(resources)
     while True:
-        view, seen, asked = _attempt(run, seen, on_epoch)
+
+        def sound() -> bool:
+            texts = unlike(run.storage) if address is not None else []
+            if texts:
+                tell("no more workers: " + "\n".join(texts))
+            return not texts
+
+        view, seen, asked, more = _attempt(run, seen, on_epoch, workers, sound)
+        if view.state == "interrupted" and more and not asked:
+            tell(f"stopped after epoch {view.epoch} to go on with {workers + more} of {resources.workers} workers")
+            workers += more
+            continue
         if view.state != "failed" or asked:
             return view
         decision = history.decide(
@@ -113,7 +127,7 @@ def execute(
             return view
         tell(f"lost after epoch {view.epoch}: {_briefly(view.reason)}; going on from epoch {view.durable_epoch}")
         try:
-            _wait_for_room(run, file, tell)
+            workers = _wait_for_room(run, file, tell)
         except KeyboardInterrupt:
             _stop_waiting(run, view)
             return run.read()
@@ -127,12 +141,16 @@ def _briefly(reason: str | None) -> str:
     return text if len(text) <= _REASON else f"{text[: _REASON - 1]}…"
 
 
-def _wait_for_room(run: PreparedRun, file: str, tell: Callable[[str], None]) -> None:
-    """Until the nodes have room for all workers, were they empty: one that was lost may come back, or another one for it."""
+def _wait_for_room(run: PreparedRun, file: str, tell: Callable[[str], None]) -> int:
+    """Until the nodes have room for all workers that it must have, were they empty: one that was lost may come back, or another
+    one for it. Returns how many there are to be."""
+    resources = run.experiment.resources
     began, told = time.monotonic(), False
+    if resources.is_elastic:
+        time.sleep(SETTLE_S)
     while True:
         try:
-            check_placement(run.experiment.resources, alive_nodes(), file=file)
+            check_placement(resources, alive_nodes(), file=file)
         except ConfigError as error:
             if not told:
                 tell(f"waiting for nodes: {error}")
@@ -141,7 +159,10 @@ def _wait_for_room(run: PreparedRun, file: str, tell: Callable[[str], None]) -> 
         else:
             if told:
                 tell(f"there is room again, after {time.monotonic() - began:.0f} s")
-            return
+            workers = workers_now(resources)
+            if workers < resources.workers:
+                tell(f"going on with {workers} of {resources.workers} workers")
+            return workers
 
 
 def _stop_waiting(run: PreparedRun, view: CellView) -> None:
@@ -152,9 +173,11 @@ def _stop_waiting(run: PreparedRun, view: CellView) -> None:
     end_for_worker(folder, config, "interrupted", attempt=attempt, epoch=view.epoch, reason=reason)
 
 
-def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> tuple[CellView, int, bool]:
-    """One worker group, until it ends. Returns what the journal holds then, the last epoch that was shown, and whether the user
-    had asked it to stop."""
+def _attempt(
+    run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None], workers: int, sound: Callable[[], bool]
+) -> tuple[CellView, int, bool, int]:
+    """One worker group, until it ends. Returns what the journal holds then, the last epoch that was shown, whether the user had
+    asked it to stop, and how many more workers there was room for, for which it was."""
     # Train is slow to import
     from simlap.run.launch import trainer
 
@@ -166,7 +189,7 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
 
     def fit() -> None:
         try:
-            trainer(run.task, run.experiment.resources).fit()
+            trainer(run.task, run.experiment.resources, workers=workers).fit()
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
             errors.append(error)
         finally:
@@ -175,7 +198,8 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
     # in a thread of its own: on the main thread Train would take Ctrl-C for itself and kill the workers in mid-step
     thread = threading.Thread(target=fit, name="simlap-train", daemon=True)
     thread.start()
-    asked = False
+    growth = Growth(run.experiment.resources, workers, begun=lambda: next_attempt(folder) > attempt, sound=sound)
+    asked, more = False, 0
     preempt.listen()
     try:
         with preempt.AtWork():
@@ -186,6 +210,8 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
                         asked = True
                         folder.write(STOP_REQUEST, PREEMPTED.encode())
                     seen = _announce(run, seen, on_epoch)
+                    if not (asked or more) and (more := growth.more()):
+                        folder.write(STOP_REQUEST, GROWS.encode())
                 except KeyboardInterrupt:
                     if asked:
                         raise
@@ -194,7 +220,7 @@ def _attempt(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) 
     finally:
         folder.delete(STOP_REQUEST)
     seen = _announce(run, seen, on_epoch)
-    return _after(run, folder, attempt, errors), seen, asked
+    return _after(run, folder, attempt, errors), seen, asked, more
 
 
 def _announce(run: PreparedRun, seen: int, on_epoch: Callable[[EpochRow], None]) -> int:

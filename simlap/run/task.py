@@ -8,7 +8,9 @@ from typing import Any
 from simlap.config import Experiment, validate
 
 STOP_REQUEST = "stop"
-"""An object of this name in the run directory asks the workers to save and stop."""
+"""An object of this name in the run directory asks the workers to save and stop. It says why."""
+GROWS = "to go on with more workers"
+"""Why a run was asked to stop that has fewer workers than it asks for, once there is room for more."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def apply(
             try:
                 preempt.listen()
                 with preempt.AtWork():
-                    plan, after, finished = _execute(plan, study, options, folder, nodes, console, claims)
+                    plan, after, finished = _execute(plan, study, options, folder, nodes, address, console, claims)
             except (LostLeaseError, StorageFullError):
                 shipper.abandon()
                 raise
@@ -160,11 +160,19 @@ def _reported(study: Study, storage: Storage, *, ran: int, finished: bool) -> Ou
 
 
 def _execute(
-    plan: Plan, study: Study, options: Options, folder: Storage, nodes: list[Node], console: Console, claims: Claims
+    plan: Plan,
+    study: Study,
+    options: Options,
+    folder: Storage,
+    nodes: list[Node],
+    address: str | None,
+    console: Console,
+    claims: Claims,
 ) -> tuple[Plan, Plan, bool]:
     """Run the plan. Returns it as it is once its searches have found what they look for, the plan of what is left then, and
     whether all that was pending was run."""
     # Tune is slow to import, and a study with nothing to do has no use for it
+    from simlap.study.demand import cluster_demand
     from simlap.study.execute import run_plan, settle
     from simlap.study.progress import Progress
     from simlap.study.searching import run_searches
@@ -175,6 +183,7 @@ def _execute(
     lease = claims.lease
     lease.check()
     settle(plan)
+    demand = cluster_demand() if address is not None else None  # this machine has no autoscaler
     finished = complete = False
     events = EventLog(folder, lost=lease.is_lost)
     events.write("launch", pending=len(plan.pending), slots=slots(baseline_resources(plan.study)))
@@ -182,7 +191,9 @@ def _execute(
         with Progress(plan, console) as progress:
 
             def run(part: Plan) -> bool:
-                all_run = run_plan(part, progress=progress, events=events, retries=study.spec.retries, claims=claims)
+                all_run = run_plan(
+                    part, progress=progress, events=events, retries=study.spec.retries, claims=claims, demand=demand
+                )
                 lease.check()
                 return all_run
 
@@ -195,6 +206,8 @@ def _execute(
         after = make_plan(study, plan.storage, options)
         complete = finished and left_behind(after) is None
     finally:  # however it ended: whoever watches waits for this
+        if demand is not None:
+            demand.close()
         persist(lambda: events.write("launch_ended", finished=complete))
         persist(events.close)
     lease.check()

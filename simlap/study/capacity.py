@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simlap.config.schema import Resources
 from simlap.run.cluster import Node
@@ -35,10 +35,22 @@ class Share:
     cpus: float
     gpus: float
     """Of one bundle; a fraction is of one GPU."""
+    fewest: int | None = None
+    """So many bundles do where there is no place for all; None: all are needed."""
 
     @classmethod
     def of(cls, resources: Resources) -> Share:
-        return cls(resources.workers, resources.cpus_per_worker, resources.gpus)
+        fewest = resources.fewest if resources.is_elastic else None
+        return cls(resources.workers, resources.cpus_per_worker, resources.gpus, fewest)
+
+    @property
+    def smallest(self) -> Share:
+        """What it must have."""
+        return self if self.fewest is None else self.of_workers(self.fewest)
+
+    def of_workers(self, workers: int) -> Share:
+        """So many bundles of this size, no fewer."""
+        return Share(workers, self.cpus, self.gpus)
 
     @property
     def devices(self) -> float:
@@ -51,9 +63,9 @@ class Share:
         computes with stays, and so do its numbers.
         """
         if self.gpus:
-            return Share(self.workers, self.cpus, min(1.0, 2 * self.gpus)) if self.gpus < 1 else None
+            return replace(self, gpus=min(1.0, 2 * self.gpus)) if self.gpus < 1 else None
         cpus = min(2 * self.cpus, largest.cpus // self.workers)
-        return Share(self.workers, cpus, 0.0) if cpus > self.cpus else None
+        return replace(self, cpus=cpus) if cpus > self.cpus else None
 
 
 @dataclass
@@ -94,6 +106,10 @@ class Capacity:
 
     def take(self, holder: str, share: Share) -> bool:
         """Reserve all bundles of a cell, or nothing. Whether it fits."""
+        return self.take_most(holder, share, share.workers) is not None
+
+    def take_most(self, holder: str, share: Share, fewest: int) -> Share | None:
+        """Reserve as many bundles as fit, all or at least the fewest; or nothing (None)."""
         rooms = self._rooms()
         placed: list[tuple[str, list[int]]] = []
         for _ in range(share.workers):
@@ -103,9 +119,12 @@ class Capacity:
                     placed.append((node_id, gpus))
                     break
             else:
-                return False
-        self.held[holder] = (share, placed)
-        return True
+                break
+        if len(placed) < fewest:
+            return None
+        held = share if len(placed) == share.workers else share.of_workers(len(placed))
+        self.held[holder] = (held, placed)
+        return held
 
     def has_place_for(self, share: Share) -> bool:
         """Whether the nodes could hold it if nothing else did."""

@@ -24,6 +24,7 @@ from simlap.run.failures import Retries
 from simlap.run.task import STOP_REQUEST
 from simlap.study.budget import BudgetGuard
 from simlap.study.claims import Claims
+from simlap.study.demand import Demand
 from simlap.study.events import EventLog, persist
 from simlap.study.feed import CellFeed
 from simlap.study.lease import BEAT_S
@@ -48,6 +49,7 @@ def run_plan(
     retries: Retries | None = None,
     slots: Callable[[Resources], int] | None = None,
     claims: Claims | None = None,
+    demand: Demand | None = None,
 ) -> bool:
     """Run everything that is pending. Returns False where something is left to run: the user interrupted, the budget
     (`plan.guard`) is spent, or another launch has taken the study over (`claims`); running cells are then left where they are.
@@ -62,9 +64,12 @@ def run_plan(
         retries: what is tried again when it fails.
         slots: at most so many cells with such resources at a time (default: as many as fit).
         claims: against other launches that have the same cells.
+        demand: told what the cluster is to have room for.
     """
     if plan.racing is not None:
-        return _run_race(plan, progress=progress, events=events, retries=retries, slots=slots, claims=claims)
+        return _run_race(
+            plan, progress=progress, events=events, retries=retries, slots=slots, claims=claims, demand=demand
+        )
     # cell id -> why nothing can start from it; at first what failed in an earlier batch of this launch
     broken = {stage.cell_id: broken_by(stage, stage.view.reason) for stage in plan.stages if stage.action == "given_up"}
     tried: set[str] = set()
@@ -72,7 +77,7 @@ def run_plan(
     def run(cells: Sequence[PlannedCell], scheduler: TrialScheduler) -> bool:
         return execute(
             plan, cells, scheduler=scheduler, progress=progress, events=events, retries=retries, slots=slots,
-            claims=claims,
+            claims=claims, demand=demand,
         )  # fmt: skip
 
     def startable(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
@@ -105,6 +110,7 @@ def _run_race(
     retries: Retries | None,
     slots: Callable[[Resources], int] | None,
     claims: Claims | None,
+    demand: Demand | None,
 ) -> bool:
     """Run a race, round by round, in one go of Tune: between two looks an actor stays warm. Returns as `run_plan`."""
     rounds = Rounds(
@@ -117,7 +123,7 @@ def _run_race(
     if first := rounds():
         execute(
             plan, first, more=rounds, scheduler=InOrder(), progress=progress, events=events, retries=retries,
-            slots=slots, claims=claims,
+            slots=slots, claims=claims, demand=demand,
         )  # fmt: skip
     return rounds.finished
 
@@ -133,6 +139,7 @@ def execute(
     slots: Callable[[Resources], int] | int | None = None,
     trainable: type[CellTrainable] = CellTrainable,
     claims: Claims | None = None,
+    demand: Demand | None = None,
     more: Callable[[], Sequence[PlannedCell]] | None = None,
 ) -> bool:
     """Run cells, whatever each of them asks for, as many side by side as fit. Returns False where some are left to run.
@@ -149,6 +156,7 @@ def execute(
         slots: at most so many at a time (with such resources), where less than fits.
         trainable: the actor that runs one-worker cells.
         claims: against other launches that have the same cells; what these are at work on is waited for.
+        demand: told what the cluster is to have room for.
         more: asked for further cells when all before have ended; none: that was all.
 
     Raises:
@@ -161,9 +169,9 @@ def execute(
 
     def make_config(attempt: Attempt) -> dict[str, Any]:
         folder = cell_storage(plan.storage, attempt.cell.cell_id)
-        folder.delete(STOP_REQUEST)  # a launch before may have left it
+        folder.delete(STOP_REQUEST)  # a launch before may have left it, or the attempt before
         attempt.number = next_attempt(folder)
-        return trial_config(plan, attempt.cell, provenance, attempt.resources)
+        return trial_config(plan, attempt.cell, provenance, attempt.resources, attempt.holds.workers)
 
     feed = CellFeed(
         cells,
@@ -175,6 +183,7 @@ def execute(
         guard=plan.guard,
         claims=claims,
         packing=Packing((*plan.stages, *plan.cells)),
+        demand=demand,
         more=more,
     )
     callback = StudyCallback(plan, feed, progress, events, scheduler, retries or Retries())

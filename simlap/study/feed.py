@@ -20,9 +20,10 @@ from simlap.record.journal import cell_storage
 from simlap.record.view import PREEMPTED
 from simlap.run import preempt
 from simlap.run.cluster import Node
-from simlap.run.task import STOP_REQUEST
+from simlap.run.task import GROWS, STOP_REQUEST
 from simlap.storage import StorageFullError
 from simlap.study.budget import BudgetGuard
+from simlap.study.capacity import Share
 from simlap.study.claims import Claims, Holder
 from simlap.study.index import CellFacts
 from simlap.study.lease import BEAT_S
@@ -47,6 +48,7 @@ class CellFeed(SearchAlgorithm):
         guard: of the study's budget.
         claims: against other launches that have the same cells.
         packing: what is known of the memory that cells take.
+        demand: see `Waiting`.
         more: asked for further cells when all before have ended; none: that was all.
     """
 
@@ -62,6 +64,7 @@ class CellFeed(SearchAlgorithm):
         guard: BudgetGuard | None = None,
         claims: Claims | None = None,
         packing: Packing | None = None,
+        demand: Callable[[Sequence[Share], Sequence[Share]], None] | None = None,
         more: Callable[[], Sequence[PlannedCell]] | None = None,
     ) -> None:
         self._make_config, self._guard, self._more = make_config, guard, more
@@ -73,7 +76,7 @@ class CellFeed(SearchAlgorithm):
         self.on_held: Callable[[Attempt, Holder], None] = lambda attempt, holder: None
         self.on_elsewhere: Callable[[Attempt, CellFacts], None] = lambda attempt, facts: None
         """Told of a cell that another launch has brought to its end."""
-        self._waiting = Waiting(nodes, limit=limit, guard=guard)
+        self._waiting = Waiting(nodes, limit=limit, guard=guard, grow=self._stop_to_grow, demand=demand)
         self.attempts: dict[str, Attempt] = {}
         """By trial id; whoever watches the trials removes what is over."""
         self._looked_at_held = time.monotonic()
@@ -108,7 +111,7 @@ class CellFeed(SearchAlgorithm):
             return None
         if self._guard is not None:
             # what waits for a node takes nothing yet
-            self._guard.started(attempt.cell, attempt.share.devices if self._waiting.has_room(trial_id) else 0.0)
+            self._guard.started(attempt.cell, attempt.holds.devices if self._waiting.has_room(trial_id) else 0.0)
         self.attempts[trial_id] = attempt
         return self._trial(trial_id, attempt)
 
@@ -150,19 +153,38 @@ class CellFeed(SearchAlgorithm):
         """Whether there may be more cells than were given so far."""
         return self._more is not None
 
-    def again(self, attempt: Attempt, *, larger: bool) -> None:
-        """Run a cell once more, from where it stands now; before all that come after it in the plan."""
+    def again(self, attempt: Attempt, *, larger: bool, lost: bool = False) -> None:
+        """Run a cell once more, from where it stands now; before all that come after it in the plan.
+
+        Args:
+            attempt: that has ended.
+            larger: with a larger share of its device.
+            lost: its process or node was.
+        """
         share = attempt.share.larger(self._waiting.capacity.largest()) if larger else attempt.share
         assert share is not None, "`can_grow` was asked"
         if larger and self._packing.outgrew(attempt.cell, share):
             self._share_anew()
         cell = replace(attempt.cell, facts=replace(attempt.cell.facts, state="failed"))  # its journal is read anew
-        self._waiting.add(Attempt(attempt.order, cell, share, attempt.history))
+        fresh = Attempt(attempt.order, cell, share, attempt.history)
+        if lost and share.fewest is not None:
+            self._waiting.settle(fresh)
+        self._waiting.add(fresh)
 
     def learn(self, attempt: Attempt) -> None:
         """A cell is done: what it took of a GPU's memory tells how many others like it fit on one."""
         if is_auto(attempt.cell) and self._packing.learn(attempt.cell, attempt.cell.reread().facts):
             self._share_anew()
+
+    def _stop_to_grow(self, attempt: Attempt) -> bool:
+        if preempt.asked():
+            return False
+        try:
+            cell_storage(attempt.cell.storage, attempt.cell.cell_id).write(STOP_REQUEST, GROWS.encode())
+        except OSError as error:
+            _log.warning("%s could not be asked to stop, to go on with more workers: %s", attempt.cell.cell_id, error)
+            return False
+        return True
 
     def _share_anew(self) -> None:
         for attempt in self._waiting.clear():
@@ -264,7 +286,7 @@ class CellFeed(SearchAlgorithm):
         return Attempt(attempt.order, now, attempt.share, attempt.history, attempt.passed)
 
     def _trial(self, trial_id: str, attempt: Attempt) -> Trial:
-        share = attempt.share
+        share = attempt.holds
         alone = share.workers == 1
         if alone:
             bundle = tune.PlacementGroupFactory([{"CPU": share.cpus, "GPU": share.gpus}])

@@ -134,6 +134,12 @@ class Progress:
         self._say(Text(f"again    {self._where(cell_id)} ({cell_id}) {kind}: {reason} [{why}]", style="yellow"))
         self._tell_of_logs(cell_id)
 
+    def resized(self, cell_id: str, workers: int, of: int) -> None:
+        """A run with fewer workers than it asks for was stopped: it goes on with more."""
+        self.cells[cell_id].state = "waiting"
+        self.study.touch(self.cells[cell_id])
+        self._say(Text(f"grows    {self._where(cell_id)} ({cell_id}): it had {workers} of {of} workers", style="dim"))
+
     def held(self, cell_id: str, by: str) -> None:
         """Another launch is at work on a cell; what it finds is taken."""
         self.cells[cell_id].state = "waiting"

@@ -32,8 +32,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("simlap.study")
 
 
-def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], resources: Resources) -> dict[str, Any]:
-    """Everything an actor, a driver or the scheduler is told about a cell: plain values, so that it travels."""
+def trial_config(
+    plan: Plan, cell: PlannedCell, provenance: dict[str, Any], resources: Resources, workers: int
+) -> dict[str, Any]:
+    """Everything an actor, a driver or the scheduler is told about a cell: plain values, so that it travels.
+
+    Args:
+        plan: that the cell is of.
+        cell: to be run.
+        provenance: of this launch.
+        resources: that the experiment is to have.
+        workers: that it runs with this time.
+    """
     metric = plan.study.spec.metric.name
     values = []
     if cell.facts.state != "new":
@@ -58,6 +68,7 @@ def trial_config(plan: Plan, cell: PlannedCell, provenance: dict[str, Any], reso
         "epochs": cell.experiment.train.epochs,
         "gpus": resources.gpus,
         "resources": resources.model_dump(),
+        "workers": workers,
         "task": asdict(task),
     }
 
@@ -157,7 +168,7 @@ def train_driver(config: dict[str, Any]) -> None:
 
     cell = config["cell"]
     resources, task = Resources(**cell["resources"]), CellTask(**cell["task"])
-    trainer(task, resources, [TuneReportCallback()]).fit()
+    trainer(task, resources, [TuneReportCallback()], workers=cell["workers"]).fit()
     folder = cell_storage(Storage(task.storage), task.cell_id)
     ended = read_rows(folder)[-1]
     if ended.get("reason") == PREEMPTED and not folder.exists(STOP_REQUEST):  # a worker's machine is, not the launch's

@@ -17,7 +17,7 @@ from simlap.record.journal import cell_storage, end_for_worker, next_attempt, re
 from simlap.record.view import PREEMPTED, CellState
 from simlap.run.failures import Retries, classify
 from simlap.run.hung import hung_s
-from simlap.run.task import STOP_REQUEST
+from simlap.run.task import GROWS, STOP_REQUEST
 from simlap.storage import Storage, StorageFullError
 from simlap.study.claims import Holder
 from simlap.study.events import EventLog, persist
@@ -61,7 +61,7 @@ class StudyCallback(tune.Callback):
         self._trials[trial.trial_id] = trial
         self._silence.began(trial.trial_id)
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
-        self.progress.started(cell.cell_id, attempt.share.devices)
+        self.progress.started(cell.cell_id, attempt.holds.devices)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -96,6 +96,12 @@ class StudyCallback(tune.Callback):
         elif cell.until is not None and view.durable_epoch >= cell.until:
             persist(lambda: self.events.write("cell_paused", **cell.place, epoch=view.epoch))
             self.progress.ended(cell.cell_id, "paused")
+        elif attempt.growing and view.reason == GROWS and not self.feed.is_ended:
+            had, of = attempt.holds.workers, attempt.share.workers
+            persist(lambda: self.events.write("cell_resized", **cell.place, epoch=view.epoch, workers=had, of=of))
+            self.progress.resized(cell.cell_id, had, of)
+            self.feed.again(attempt, larger=False)
+            return
         else:
             # Tune was told to stop, or the cell: it goes on with the next launch
             self.progress.ended(cell.cell_id, "interrupted")
@@ -138,7 +144,7 @@ class StudyCallback(tune.Callback):
         if decision.again:
             persist(lambda: self.events.write("cell_retried", **cell.place, **facts, why=decision.why))
             self.progress.retrying(cell.cell_id, kind, reason, decision.why)
-            self.feed.again(attempt, larger=decision.larger)
+            self.feed.again(attempt, larger=decision.larger, lost=kind == "lost")
         else:
             persist(lambda: self.events.write("cell_failed", **cell.place, **facts))
             persist(lambda: self.feed.release(attempt))

@@ -64,6 +64,12 @@ class Raylets:
 
     def kill_raylet(self, rng: random.Random) -> tuple[int, set[int]]:
         """Kill a node's raylet without a word and start another node. Returns its process and those that it had started."""
+        killed = self.lose(rng)
+        self.add()
+        return killed
+
+    def lose(self, rng: random.Random) -> tuple[int, set[int]]:
+        """Kill a node's raylet without a word. Returns its process and those that it had started."""
         node = rng.choice(self._raylets)
         process = _raylet(node)
         children = {child.pid for child in psutil.Process(process.pid).children()}
@@ -71,7 +77,6 @@ class Raylets:
         process.wait()  # a zombie's children would take it for alive
         self._raylets.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)  # its agents; its workers end by themselves
-        self.add()
         return process.pid, children
 
     def kill_process(self, titles: tuple[str, ...], rng: random.Random) -> tuple[int, str] | None:

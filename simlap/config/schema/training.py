@@ -98,11 +98,34 @@ class Resources(Strict):
 
     workers: Count = 1
     """Data-parallel workers (Ray Train)."""
+    min_workers: Count | None = None
+    """So few workers do where the cluster has no room for all: a run that lost a node goes on with those that are left, and
+    grows back to `workers` when there is room again. Default: all are needed, and a run waits for them. Any number of workers
+    makes the same steps with the same images, but its sums round otherwise: a run that had fewer for a time is not bit-equal to
+    one that had not."""
     cpus_per_worker: Count = 1
     """CPUs per worker; also the number of torch threads."""
     gpus_per_worker: NonNegative | Literal["auto"] = 0.0
     """GPUs per worker; a fraction shares one. `auto`: one, which a study's later cells of one worker share, as many as fit by the
     memory that earlier ones like them took."""
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Resources:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise wrong(
+                "min_workers", self.min_workers, "must not be more than workers ({workers})", workers=self.workers
+            )
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a run must have."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while it runs."""
+        return self.fewest < self.workers
 
     @property
     def gpus(self) -> float:

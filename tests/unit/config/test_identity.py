@@ -124,6 +124,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint.on_stop": False,
     "evaluate": [],
     "resources.workers": 3,
+    "resources.min_workers": 1,
     "resources.cpus_per_worker": 3,
 }
 STREAMED = {"name": "x", "data": {**PARQUET["data"], "streaming": {}}}
