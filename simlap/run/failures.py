@@ -35,7 +35,8 @@ _LOST = re.compile(
     # workers that were to be placed on a node that had just gone
     r"|\bworker group startup timed out\b|\bWorkerGroupStartup(?:Timeout|Failed)Error\b"
     # what the other workers of a group see of one that died
-    r"|\bgloo/.{0,200}(?:closed|reset) by peer|\bncclRemoteError\b|\bremote process exited\b",
+    r"|\bgloo/.{0,200}(?:closed|reset) by peer|\bncclRemoteError\b|\bremote process exited\b"
+    r"|\bworker \d+ \(process \d+\) has ended; worker \d+ waited\b",
     re.IGNORECASE,
 )
 _CREATION = "error raised in its creation task"

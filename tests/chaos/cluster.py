@@ -68,9 +68,14 @@ class Raylets:
         self.add()
         return killed
 
-    def lose(self, rng: random.Random) -> tuple[int, set[int]]:
-        """Kill a node's raylet without a word. Returns its process and those that it had started."""
-        node = rng.choice(self._raylets)
+    def lose(self, rng: random.Random, of: int | None = None) -> tuple[int, set[int]]:
+        """Kill a node's raylet without a word. Returns its process and those that it had started.
+
+        Args:
+            rng: chooses the node.
+            of: among so many, the oldest (default: all).
+        """
+        node = rng.choice(self._raylets[:of])
         process = _raylet(node)
         children = {child.pid for child in psutil.Process(process.pid).children()}
         process.kill()

@@ -55,6 +55,7 @@ def left(error: BaseException) -> tuple[str, str]:
         (OSError("disk quota exceeded"), "other"),
         (ConnectionResetError("reset by peer"), "other"),
         (RuntimeError("[/third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:7"), "lost"),
+        (RuntimeError("worker 0 (process 3014) has ended; worker 1 waited for it"), "lost"),
     ],
 )  # fmt: skip
 def test_errors_that_a_worker_could_write(error: Exception, kind: Kind) -> None:
