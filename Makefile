@@ -31,7 +31,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(STAMP) ## all tests: the fast ones, then the slow ones
 	@status=0; \
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile || status=$$?; \
-	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow -n 2 --dist loadfile || status=$$?; fi; \
+	if grep -rqs --include='test_*.py' 'mark\.slow' tests; then $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder || status=$$?; fi; \
 	exit $$status
 
 soak: export OMP_NUM_THREADS = 1

@@ -22,6 +22,8 @@ from simlap.storage import Storage, StorageFullError
 
 _log = logging.getLogger("simlap.study")
 SCHEMA_VERSION = 1
+ENVELOPE = frozenset({"schema_version", "launch", "type", "t", "s"})
+"""What every event has, beside what it says."""
 BLOCK = 1000
 _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?\.jsonl$")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simlap.study.claims import Claims
-from simlap.study.events import EventLog, persist, read_events
+from simlap.study.events import ENVELOPE, EventLog, persist, read_events
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
 from simlap.study.scheduling import NoScheduler
@@ -83,4 +83,4 @@ def _trials_only(plan: Plan) -> Plan:
 
 def _facts(event: dict[str, Any]) -> dict[str, Any]:
     """An event without what the log adds."""
-    return {key: value for key, value in event.items() if key not in ("schema_version", "t", "launch", "type")}
+    return {key: value for key, value in event.items() if key not in ENVELOPE}

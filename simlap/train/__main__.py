@@ -30,7 +30,8 @@ from simlap.train.loop import Progress, fit
 from simlap.train.weights import backbone_of
 from simlap.train.world import World
 
-INTERRUPTED = 130
+INTERRUPTED, PREEMPTED = 130, 75
+"""What shells say of a process that SIGINT, or SIGTERM, has ended."""
 
 
 @dataclass
@@ -70,6 +71,8 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
+        self.number = signal.SIGINT
+        """By what, first."""
 
     def __enter__(self) -> _Interrupt:
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -82,11 +85,12 @@ class _Interrupt:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self.number = True, signal.Signals(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code: 0, 2 for wrong input, 130 where it was asked to stop."""
+    """Run it; returns the exit code: 0, 2 for wrong input, 130 or 75 where Ctrl-C or SIGTERM has asked it to stop."""
     parser = argparse.ArgumentParser(prog="python -m simlap.train", description=__doc__.splitlines()[0])
     parser.add_argument("file", metavar="FILE", help="experiment file")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the file's")
@@ -105,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _claim(folder, stage, world)
             for i, (stage, folder) in enumerate(zip(stages, folders, strict=True)):
                 if not _run(stage, folder, folders[i - 1] if i else None, world, interrupt):
-                    print("stopped; the same command goes on", file=sys.stderr)
-                    return INTERRUPTED
+                    preempted = interrupt.number == signal.SIGTERM
+                    print(f"{'preempted' if preempted else 'stopped'}; the same command goes on", file=sys.stderr)
+                    return PREEMPTED if preempted else INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

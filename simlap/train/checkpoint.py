@@ -123,7 +123,8 @@ class CheckpointStore:
         state = json.loads(files["state.json"])
         del state["schema_version"]
         epoch, step = state.pop("epoch"), state.pop("step")
-        if not name.startswith(f"epoch-{epoch:05d}-step-{step:07d}-"):
+        # a copy that somebody has put elsewhere may have any name
+        if manifest.NAME.match(name) and not name.startswith(f"epoch-{epoch:05d}-step-{step:07d}-"):
             raise ValueError(f"it holds epoch {epoch}, step {step}: it is another one's copy")
         return Checkpoint(
             epoch=epoch,

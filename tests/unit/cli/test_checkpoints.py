@@ -76,7 +76,7 @@ def test_numbers_are_those_of_the_run(finished: Path, call, capsys: pytest.Captu
 
 
 def test_a_checkpoint_by_its_path_and_settings(finished: Path, call, tmp_path: Path) -> None:
-    (checkpoint,) = (finished / "checkpoints").iterdir()
+    (checkpoint,) = (finished / "checkpoints").glob("epoch-*")
     arguments = ("eval", checkpoint, "--protocol", "knn,linear", "--set", "linear.l2=0.01", "--set", "knn.k=[3]")
     assert call(*arguments, "--set", "knn.headline=3", "--out", "there") == 0
     found = results(tmp_path / "there")

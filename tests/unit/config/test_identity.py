@@ -184,7 +184,7 @@ BY_FINGERPRINT = {
 BY_ID = {"pretrain"}
 """Counts through the id of the stage."""
 OF_NO_CONSEQUENCE = {
-    "data.download", "data.streaming.workers", "data.streaming.prefetch",
+    "data.download", "data.max_bad_share", "data.streaming.workers", "data.streaming.prefetch",
     "train.compile", "train.channels_last", "train.loss", "train.keys", "train.max_skipped_steps",
 }  # fmt: skip
 TOGETHER = {"data.mean", "data.std", "data.augment.mixup", "data.augment.cutmix"}

@@ -232,6 +232,6 @@ def test_a_corrupt_row_is_named(tmp_path: Path, write: Any) -> None:
     images = [encode(pixels_of(i)) for i in range(20)]
     images[13] = b"\xff\xd8 no image"
     write(paths[2], [0, 1] * 10, images=images)
-    loader = _train(data.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3}))
-    with pytest.raises(DataError, match=rf"data\.train: {paths[2]}, row 13 \(images/13\.png\): "):
+    loader = _train(data.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3, "max_bad_share": 0.0}))
+    with pytest.raises(DataError, match=rf"{paths[2]}, row 13 \(images/13\.png\): "):
         list(loader.batches(0))

@@ -68,13 +68,17 @@ def pretend(
             {
                 "epochs": total,
                 "evaluations": evaluations,
-                "checkpoint": {"path": "checkpoints/x", "sha256": cell.cell_id},
+                "checkpoint": {"path": f"checkpoints/{checkpoint_name(total)}", "sha256": cell.cell_id},
             },
         )
     if state == "interrupted":
-        folder.write_json(f"checkpoints/epoch-{epoch:05d}-x/manifest.json", {})
+        folder.write_json(f"checkpoints/{checkpoint_name(epoch)}/manifest.json", {})
     if state != "running":
         journal.end(state, epoch, reason="boom" if state == "failed" else None)  # type: ignore[arg-type]
+
+
+def checkpoint_name(epoch: int) -> str:
+    return f"epoch-{epoch:05d}-step-0000000-attempt-0001"
 
 
 def silence(lease: Lease) -> None:

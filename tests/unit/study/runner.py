@@ -18,7 +18,7 @@ from simlap.record.view import RaceView
 from simlap.run.cluster import Node
 from simlap.storage import Storage
 from simlap.study.budget import Budget
-from simlap.study.events import EventLog, read_events
+from simlap.study.events import ENVELOPE, EventLog, read_events
 from simlap.study.feed import CellFeed
 from simlap.study.options import Options
 from simlap.study.plan import Plan, make_plan
@@ -165,9 +165,8 @@ class Runner:
         return found
 
     def decisions(self) -> list[str]:
-        left_out = {"schema_version", "t", "launch", "type"}
         found = [e for e in read_events(self.storage.child("studies", "small")) if e["type"] == "race_decision"]
-        return sorted(json.dumps({k: v for k, v in e.items() if k not in left_out}, sort_keys=True) for e in found)
+        return sorted(json.dumps({k: v for k, v in e.items() if k not in ENVELOPE}, sort_keys=True) for e in found)
 
     def verdicts(self) -> dict[str, str]:
         return {arm: decision.verdict for arm, decision in self.race.decisions.items() if decision.leaves}

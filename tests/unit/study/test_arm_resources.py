@@ -57,7 +57,7 @@ def test_each_arm_has_its_own(tmp_path: Path, keys: dict[str, Any]) -> None:
     assert workers(made.study) == [1, 2]
     (cell,) = made.of_arm(made.study.arms[1])
     assert Share.of(cell.experiment.resources) == Share(2, 3, 0.0)
-    told = trial_config(made, cell, {}, cell.experiment.resources)
+    told = trial_config(made, cell, {}, cell.experiment.resources, 2)
     assert told["task"]["experiment"]["resources"]["cpus_per_worker"] == 3
 
 

@@ -17,6 +17,7 @@ from simlap.run import gates as run_gates
 from simlap.storage import Storage
 from simlap.study.gate_pages import _page_names, write_gate_pages
 from simlap.study.plan import Plan
+from simlap.train import manifest
 from tests.tiny import TREE, tiny_method
 from tests.unit.study.test_verify import make
 
@@ -186,7 +187,7 @@ def test_a_single_run_and_its_checkpoint(
     shown = run.read_json("evaluations/gates.json")
     assert shown["pair_gates"]["pairs"] == [[0, 0, "named"]]
     assert list(shown["training"]) == ["small/gate=sigmoid"]
-    (checkpoint,) = run.list("checkpoints")
+    (checkpoint,) = manifest.names(run.child("checkpoints"))
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in run.list(f"checkpoints/{checkpoint}"):

@@ -33,7 +33,7 @@ from simlap.study.saved import superseded
 from simlap.study.spec import Study, load_study
 from simlap.study.stale import discard, to_rerun
 from tests.tiny import TREE
-from tests.unit.study.pretend import EPOCH_S, pretend
+from tests.unit.study.pretend import EPOCH_S, checkpoint_name, pretend
 
 STUDY = """
 name: small
@@ -269,8 +269,8 @@ def test_gc_takes_what_no_study_needs_and_nothing_else(tmp_path: Path, monkeypat
     for cell, state in ((kept, "done"), (orphan, "done"), (going, "running"), (single, "done")):
         pretend(cell, state)
     store = made.storage
-    for name in ("x", "old"):
-        store.write(f"cells/{kept.cell_id}/checkpoints/{name}/model", b"1234")
+    for epoch in (1, kept.experiment.train.epochs):
+        store.write(f"cells/{kept.cell_id}/checkpoints/{checkpoint_name(epoch)}/model", b"1234")
     journal = f"cells/{single.cell_id}/journal/" + store.list(f"cells/{single.cell_id}/journal")[0]
     rows = [json.loads(line) for line in store.read(journal).decode().splitlines()]
     rows[0]["provenance"] = {"command": "simlap run x.yaml"}
@@ -298,7 +298,7 @@ def test_gc_takes_what_no_study_needs_and_nothing_else(tmp_path: Path, monkeypat
     assert collector.find_leftovers(store) == found
     collector.delete(store, found)
     assert set(store.list("cells")) == {cell.cell_id for cell in (kept, going, single)}
-    assert store.list(f"cells/{kept.cell_id}/checkpoints") == ["x"]
+    assert store.list(f"cells/{kept.cell_id}/checkpoints") == [checkpoint_name(kept.experiment.train.epochs)]
     assert collector.find_leftovers(store) == []
 
 

@@ -142,7 +142,7 @@ def test_asked_to_stop_it_saves_and_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(program._Files, "epoch", interrupted)
-        assert program.main([str(file), "--out", str(tmp_path / "parts")]) == 130
+        assert program.main([str(file), "--out", str(tmp_path / "parts")]) == 75
     assert "the same command goes on" in capsys.readouterr().err
     assert program.main([str(file), "--out", str(tmp_path / "parts")]) == 0
     assert program.main([str(file), "--out", str(tmp_path / "whole")]) == 0
