@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.chaos.cluster import SETTINGS
 from tests.chaos.host_faults import (
     CUT_WITH_DEFAULTS_S,
     HOST_KINDS,
@@ -29,7 +30,7 @@ from tests.chaos.host_faults import (
     schedule_on_hosts,
     shortcomings,
 )
-from tests.chaos.hosts import DEFAULTS, SETTINGS, Hosts
+from tests.chaos.hosts import DEFAULTS, Hosts
 from tests.chaos.kills import Killed, Planned, Ran, check, disturb, machine
 from tests.chaos.namespaces import lacking
 from tests.chaos.study import Size, planned, run_plainly, write_study

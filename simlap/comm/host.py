@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simlap.hung import hung_s
+
 SLOT_BYTES = 1 << 20
 """Longer vectors go in pieces of this size; two workers' pieces stay in a core's cache."""
 _LINE = 128
@@ -28,8 +30,6 @@ _LINE = 128
 _SPIN_S, _PAUSE_S, _LOOK_S = 0.02, 0.0005, 1.0
 """A worker that waits yields its core; after `_SPIN_S` (another one evaluates, or saves) it sleeps in between, and every
 `_LOOK_S` it looks whether the others are still there."""
-_TIMEOUT_S = 1800.0
-"""As long as process groups wait by default."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 - files there are this user's alone, by mode
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -68,6 +68,7 @@ class Host:
         self._slots = slots.view(2, len(pids), SLOT_BYTES)
         self._numbers = self._slots.view(torch.float64).numpy()
         self._turn = self._piece = 0
+        self._patience_s = hung_s()
 
     @staticmethod
     def size_of(workers: int) -> int:
@@ -180,8 +181,8 @@ class Host:
                 whom = f"worker {other} (process {self._pids[other]})"
                 if not _runs(self._pids[other]) and come[at] < turn:
                     raise RuntimeError(f"{whom} has ended; worker {self._rank} waited for it")
-                if now - began > _TIMEOUT_S:
-                    raise RuntimeError(f"worker {self._rank} has waited {_TIMEOUT_S:.0f} s for {whom}")
+                if now - began > self._patience_s:
+                    raise RuntimeError(f"worker {self._rank} has waited {self._patience_s:.0f} s for {whom}")
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

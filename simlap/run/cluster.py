@@ -16,9 +16,10 @@ import psutil
 
 from simlap.config.schema import Resources
 from simlap.errors import ConfigError, UserError
+from simlap.hung import VARIABLE as HUNG
+from simlap.hung import hung_s
 from simlap.run.access import check_token, make_token
 from simlap.run.head import answers, watch_head
-from simlap.run.hung import hung_s
 from simlap.run.priority import batch_priority
 
 _ANSWER = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
@@ -161,7 +162,7 @@ def connect(address: str | None, *, reports: bool = True, ship: Path | None = No
         for name, value in ({} if address else _OWN_NODE).items():
             os.environ.setdefault(name, value)
         check_token() if address else make_token()
-        told = {**_ENVIRONMENT, _ANSWER: os.environ[_ANSWER]}
+        told = {**_ENVIRONMENT, _ANSWER: os.environ[_ANSWER], HUNG: f"{hung_s():g}"}
         try:
             with ExitStack() as around:
                 if address is None:

@@ -36,7 +36,9 @@ _LOST = re.compile(
     r"|\bworker group startup timed out\b|\bWorkerGroupStartup(?:Timeout|Failed)Error\b"
     # what the other workers of a group see of one that died
     r"|\bgloo/.{0,200}(?:closed|reset) by peer|\bncclRemoteError\b|\bremote process exited\b"
-    r"|\bworker \d+ \(process \d+\) has ended; worker \d+ waited\b",
+    r"|\bworker \d+ \(process \d+\) has ended; worker \d+ waited\b|\bworker \d+ has waited \d+ s for worker\b"
+    # or of one that stands still
+    r"|\bgloo/.{0,200}timed out waiting\b",
     re.IGNORECASE,
 )
 _CREATION = "error raised in its creation task"

@@ -16,11 +16,11 @@ import ray.train.torch
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from simlap.config.schema import Resources
+from simlap.hung import hung_s
 from simlap.record.journal import cell_storage, next_attempt
 from simlap.redact import hide_in_error
 from simlap.run import preempt
 from simlap.run.cluster import has_dashboard
-from simlap.run.hung import hung_s
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
 from simlap.run.worker import StopRequest, run_cell

@@ -43,6 +43,8 @@ class Attempt:
     """Whether it was asked to save and stop, to go on with more workers."""
     not_before: float = 0.0
     """When it may be handed out again. Seconds of a monotonic clock; 0: at any time."""
+    lost: bool = False
+    """Whether it had workers and lost some: then it goes on with what is left rather than wait for others to end."""
 
     @property
     def asked(self) -> Resources:
@@ -120,7 +122,8 @@ class Waiting:
         without any room, one of a size at a time, so that Ray asks for a node, or waits until one comes back. Once one has come,
         it is overtaken no more often than what waits here: Ray would place whatever is smaller first.
 
-        What may run with fewer workers does so only where the nodes could not hold all of them, and waits for room otherwise.
+        What may run with fewer workers begins so only where the nodes could not hold all of them, and waits for room otherwise;
+        what has lost some goes on with what it can have now.
         """
         self._look()
         overtaken: list[Attempt] = []
@@ -132,7 +135,7 @@ class Waiting:
                 continue  # it waits for its like to end, not for room
             elif self._is_early(first):
                 continue  # nor does this wait for room: for news of a node
-            elif (held := self.capacity.take_most(trial_id, first.share, self._fewest(first.share))) is not None:
+            elif (held := self.capacity.take_most(trial_id, first.share, self._fewest(first))) is not None:
                 for attempt in overtaken:
                     attempt.passed += 1
                 return self._taken_as(trial_id, first, held)
@@ -163,7 +166,7 @@ class Waiting:
 
     def settle(self, attempt: Attempt) -> None:
         """A run that may go on with fewer workers has lost one: what it can have next is not known at once."""
-        attempt.not_before = time.monotonic() + SETTLE_S
+        attempt.not_before, attempt.lost = time.monotonic() + SETTLE_S, True
 
     def _is_early(self, first: Attempt) -> bool:
         if first.not_before > time.monotonic():
@@ -173,9 +176,10 @@ class Waiting:
             self._see_nodes()
         return False
 
-    def _fewest(self, share: Share) -> int:
+    def _fewest(self, first: Attempt) -> int:
         """How many workers it may be handed out with."""
-        return share.workers if self.capacity.has_place_for(share) else share.smallest.workers
+        waits = not first.lost and self.capacity.has_place_for(first.share)
+        return (first.share if waits else first.share.smallest).workers
 
     def _taken_as(self, trial_id: str, first: Attempt, held: Share | None = None) -> Attempt:
         self._taken[trial_id] = heapq.heappop(self._queues[first.share])

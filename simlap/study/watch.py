@@ -13,10 +13,10 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from simlap.hung import hung_s
 from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import PREEMPTED, CellState
 from simlap.run.failures import Retries, classify
-from simlap.run.hung import hung_s
 from simlap.run.task import GROWS, STOP_REQUEST
 from simlap.storage import Storage, StorageFullError
 from simlap.study.claims import Holder

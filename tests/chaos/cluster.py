@@ -9,6 +9,7 @@ import signal
 import tempfile
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -18,6 +19,13 @@ ACTOR = ("ray::CellTrainable", "ray::ImplicitFunc")
 """What Tune starts: warm actors, and the drivers of worker groups. Processes say in their titles what they run."""
 WORKER = ("ray::RayTrainWorker", "ray::execute.")
 """What Train starts: the workers of a group."""
+
+SETTINGS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "4000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""For the head: what `docs/reliability.md` says, and the files of `cluster/` set."""
 
 
 class Raylets:
@@ -34,10 +42,11 @@ class Raylets:
         from ray.cluster_utils import Cluster
 
         self._folder = tempfile.mkdtemp(prefix="slk-", dir="/tmp")  # paths of sockets are short
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": self._folder, "include_dashboard": False},
-        )
+        with mock.patch.dict(os.environ, SETTINGS):
+            self._cluster = Cluster(
+                initialize_head=True,
+                head_node_args={"num_cpus": 0, "temp_dir": self._folder, "include_dashboard": False},
+            )
         self._raylets: list[Any] = []
         for _ in range(self._nodes):
             self.add()

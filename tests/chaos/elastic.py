@@ -82,16 +82,16 @@ class Watch:
         """Every epoch counts once; to grow redoes nothing, and a loss nothing but the epoch that no checkpoint covered.
 
         Args:
-            loss_at: which attempt, from 0, was lost.
+            loss_at: which attempt of those that trained, from 0, was lost.
         """
         view = read_cell(self.storage, self.cell_id)
-        assert view.state == "interrupted"
+        assert view.state in ("interrupted", "running"), "Ctrl-C may leave a cell of a study where it is"
         assert [row.epoch for row in view.rows] == list(range(1, view.epoch + 1))
         reached = 0
         for number, start in enumerate(self.starts):
-            begins = start["from_epoch"]
+            begins, attempt = start["from_epoch"], start["attempt"]
             allowed = (reached - 1, reached) if number == loss_at + 1 else (reached,)
-            assert begins in allowed, f"attempt {number + 1} begins after {begins} epochs, {reached} were reached"
-            trained = [row["epoch"] for row in self.rows if row["type"] == "metrics" and row["attempt"] == number + 1]
+            assert begins in allowed, f"attempt {attempt} begins after {begins} epochs, {reached} were reached"
+            trained = [row["epoch"] for row in self.rows if row["type"] == "metrics" and row["attempt"] == attempt]
             assert trained == list(range(begins + 1, begins + 1 + len(trained)))
             reached = begins + len(trained)

@@ -24,18 +24,13 @@ from typing import Any
 
 import psutil
 
+from tests.chaos.cluster import SETTINGS
 from tests.chaos.namespaces import Command, Switch, die_with_parent, pid_space
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "h0"
 STORE = "s3"
 """A host without Ray, for whatever serves the others."""
-SETTINGS = {
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "4000",
-    "RAY_health_check_failure_threshold": "3",
-}
-"""For the head: what `docs/reliability.md` says, and the files of `cluster/` set."""
 DEFAULTS: dict[str, str] = {}
 """Ray's own."""
 

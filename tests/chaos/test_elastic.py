@@ -118,4 +118,6 @@ def test_a_study_follows_the_cluster(tmp_path: Path, cluster: Raylets) -> None:
     kinds = [
         event["type"] for event in read_events(storage.child("studies", "elastic")) if event.get("cell_id") == group
     ]
-    assert kinds[:5] == ["cell_started", "cell_retried", "cell_started", "cell_resized", "cell_started"]
+    resized = kinds.index("cell_resized")
+    assert "cell_retried" in kinds[:resized]
+    assert kinds[resized:] == ["cell_resized", "cell_started"]

@@ -13,15 +13,15 @@ from typing import Any
 import psutil
 import pytest
 
-from simlap.record.journal import cell_storage, now_ms, read_cell
+from simlap.hung import VARIABLE
+from simlap.record.journal import cell_storage, next_attempt, now_ms, read_cell
 from simlap.record.view import PREEMPTED
-from simlap.run.hung import VARIABLE
 from simlap.run.task import CellTask
 from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.study.events import read_events
 from simlap.train.world import World
-from tests.chaos.cluster import ACTOR
+from tests.chaos.cluster import ACTOR, WORKER
 from tests.integration.studies import Lab
 
 STUDY = """
@@ -37,15 +37,15 @@ GRACE_S = 30.0
 """What Kubernetes gives by default; spot machines of AWS give 120, Slurm what is asked for."""
 
 
-def actors(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Ray's workers below a launch that run cells."""
+def actors(process: subprocess.Popen[str], name: str | tuple[str, ...] = ACTOR) -> list[psutil.Process]:
+    """Ray's workers of this name below a launch."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
             words = child.cmdline()
         except psutil.Error:
             continue
-        if words and words[0].startswith(ACTOR):
+        if words and words[0].startswith(name):
             found.append(child)
     return found
 
@@ -58,14 +58,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
         time.sleep(0.05)
 
 
-def end(process: subprocess.Popen[str], timeout_s: float) -> tuple[int, str, float]:
+def end(process: subprocess.Popen[str], timeout_s: float) -> tuple[int, str, str, float]:
     began = time.monotonic()
     try:
-        _, err = process.communicate(timeout=timeout_s)
+        out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(f"did not end within {timeout_s} s: {process.communicate()}") from None
-    return process.returncode, err, time.monotonic() - began
+    return process.returncode, out, err, time.monotonic() - began
 
 
 def epochs(lab: Lab) -> int:
@@ -125,7 +125,7 @@ def test_a_study_saves_ends_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     wait_for(both_train, process)
     # then to the launch
     process.send_signal(signal.SIGTERM)
-    code, err, took = end(process, GRACE_S + 60)
+    code, _, err, took = end(process, GRACE_S + 60)
     assert code == 75, err
     assert "preempted and saved; continue with: simlap ablate study.yaml" in err
     print(f"the launch ended {took:.1f} s after the notice")
@@ -136,18 +136,33 @@ def test_a_study_saves_ends_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_run_saves_ends_and_goes_on(tmp_path: Path) -> None:
-    lab = Lab(tmp_path / "lab", train={"epochs": 60, "batch_size": 128})
+def test_a_run_goes_on_without_a_worker_that_stands_still_saves_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"{HUNG_S:g}")
+    lab = Lab(tmp_path / "lab", train={"epochs": 100_000, "batch_size": 128}, resources={"workers": 2})
     process = lab.start("run", "base.yaml")
     wait_for(lambda: epochs(lab) >= 2, process)
+    workers = actors(process, WORKER)
+    assert len(workers) == 2
+    began = time.monotonic()
+    workers[1].send_signal(signal.SIGSTOP)
+    (cell_id,) = lab.storage.list("cells")
+    cell = cell_storage(lab.storage, cell_id)
+    wait_for(lambda: next_attempt(cell) == 3, process)
+    print(f"trained again {time.monotonic() - began:.1f} s after a worker was stopped, {VARIABLE} is {HUNG_S:g}")
+    assert not workers[1].is_running()
+    reached = epochs(lab)
+    wait_for(lambda: epochs(lab) >= reached + 2, process)
+    # then a notice
     notice_ms = now_ms()
     process.send_signal(signal.SIGTERM)
-    code, err, took = end(process, GRACE_S + 60)
+    code, out, err, took = end(process, GRACE_S + 60)
     assert code == 75, err
+    assert "lost after epoch" in out
     assert "preempted and saved after epoch" in err
     assert "continue with: simlap run base.yaml --resume" in err
     print(f"the run ended {took:.1f} s after the notice")
-    (cell_id,) = lab.storage.list("cells")
     view = read_cell(lab.storage, cell_id)
     assert (view.state, view.reason) == ("interrupted", PREEMPTED)
     assert view.ended_ms is not None

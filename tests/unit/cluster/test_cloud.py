@@ -19,7 +19,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.chaos.hosts import SETTINGS
+from tests.chaos.cluster import SETTINGS
 from tests.unit.test_docs import check_command, commands
 
 ROOT = Path(__file__).resolve().parents[3]

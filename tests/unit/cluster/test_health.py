@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chaos.hosts import SETTINGS
+from tests.chaos.cluster import SETTINGS
 from tests.unit.cluster.kube import ROOT, each, ray_pods
 
 WORDS = [f"{name}={value}" for name, value in SETTINGS.items()]

@@ -56,6 +56,8 @@ def left(error: BaseException) -> tuple[str, str]:
         (ConnectionResetError("reset by peer"), "other"),
         (RuntimeError("[/third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:7"), "lost"),
         (RuntimeError("worker 0 (process 3014) has ended; worker 1 waited for it"), "lost"),
+        (RuntimeError("worker 1 has waited 600 s for worker 0 (process 3014)"), "lost"),
+        (RuntimeError("[/third_party/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 600000ms for recv"), "lost"),
     ],
 )  # fmt: skip
 def test_errors_that_a_worker_could_write(error: Exception, kind: Kind) -> None:

@@ -151,6 +151,25 @@ def test_after_a_loss_it_waits_for_news_of_the_node(clock: Clock) -> None:
     assert again.holds.workers == 2
 
 
+def test_after_a_loss_it_does_not_wait_for_others_to_end(clock: Clock) -> None:
+    cluster = Cluster(4, GROUP, Resources())
+    lost = cluster.waiting.take("a")
+    assert lost is not None
+    assert cluster.waiting.take("one") is not None
+    cluster.waiting.release("a")
+    del cluster.nodes["0"]
+    cluster.waiting.settle(lost)
+    cluster.waiting.add(lost)
+    clock.now += SETTLE_S
+    again = cluster.waiting.take("b")
+    assert again is not None
+    assert again.holds.workers == 2, "three nodes could hold all, and one of them is another cell's"
+    clock.now += 20
+    cluster.waiting.release("one")
+    assert cluster.waiting.take("c") is None
+    assert cluster.grown == [lost]
+
+
 def test_what_needs_more_than_there_is_keeps_nobody_waiting(clock: Clock) -> None:
     cluster = Cluster(1, Resources(workers=3, min_workers=2), *[Resources()] * (3 * PASSES))
     ran = 0

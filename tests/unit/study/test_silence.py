@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simlap.errors import UserError
-from simlap.run.hung import VARIABLE, hung_s
+from simlap.hung import VARIABLE, hung_s
 from simlap.study.silence import Silence
 
 
