@@ -93,14 +93,17 @@ class Raylets:
         self._cluster.remove_node(node, allow_graceful=False)  # its agents; its workers end by themselves
         return process.pid, children
 
-    def kill_process(self, titles: tuple[str, ...], rng: random.Random) -> tuple[int, str] | None:
-        """Kill a process of this cluster with one of these titles. Returns it with its title; None where there is none."""
+    def kill_process(
+        self, titles: tuple[str, ...], rng: random.Random, how: signal.Signals = signal.SIGKILL
+    ) -> tuple[int, str] | None:
+        """Kill a process of this cluster with one of these titles, or send it another signal. Returns it with its title; None
+        where there is none."""
         found = sorted((pid, title) for pid, title in self._processes() if title.startswith(titles))
         if not found:
             return None
         pid, title = rng.choice(found)
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, how)
         except ProcessLookupError:  # it has just ended by itself
             return None
         return pid, title

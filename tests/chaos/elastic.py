@@ -78,11 +78,11 @@ class Watch:
             self._alive()
             time.sleep(0.2)
 
-    def check(self, loss_at: int) -> None:
+    def check(self, losses: int) -> None:
         """Every epoch counts once; to grow redoes nothing, and a loss nothing but the epoch that no checkpoint covered.
 
         Args:
-            loss_at: which attempt of those that trained, from 0, was lost.
+            losses: so many of the first attempts that trained were lost.
         """
         view = read_cell(self.storage, self.cell_id)
         assert view.state in ("interrupted", "running"), "Ctrl-C may leave a cell of a study where it is"
@@ -90,7 +90,7 @@ class Watch:
         reached = 0
         for number, start in enumerate(self.starts):
             begins, attempt = start["from_epoch"], start["attempt"]
-            allowed = (reached - 1, reached) if number == loss_at + 1 else (reached,)
+            allowed = (reached - 1, reached) if 1 <= number <= losses else (reached,)
             assert begins in allowed, f"attempt {attempt} begins after {begins} epochs, {reached} were reached"
             trained = [row["epoch"] for row in self.rows if row["type"] == "metrics" and row["attempt"] == attempt]
             assert trained == list(range(begins + 1, begins + 1 + len(trained)))

@@ -60,6 +60,8 @@ def test_a_folder_that_every_host_has_for_itself_is_refused(hosts: Hosts, study:
     assert lines[1].startswith(f"1 of 2 nodes do not share --storage {study.parent}/disk/runs with this machine")
     assert lines[2].strip().startswith(f"{hosts.ip('h1')}: FileNotFoundError")
     assert lines[3].startswith("Valid: a folder that all nodes mount at the same path")
+    left = hosts.call(HEAD, "find", str(study.parent / "disk"), "-type", "f")
+    assert left.stdout == "", "nothing is left there"
 
 
 @pytest.mark.slow
