@@ -189,10 +189,11 @@ def test_a_failed_start_is_no_success(job: Job) -> None:
     (job.folder / "called").unlink()
     ended = job.run("run", "experiments/digits.yaml")
     assert ended.code == 1
-    assert "Ray does not start on n1 (tried 3 times)" in ended.err
+    assert re.search(r"Ray does not start on n[12] \(tried 3 times\)", ended.err), ended.err
     assert not job.succeeded(), "the marker of another time is gone"
     assert not [line for line in job.called if line.startswith("simlap")]
-    assert "the agent took too long" in (job.logs / "0/ray-0.0.log").read_text()
+    logs = [path.read_text() for path in (job.logs / "0").glob("ray-*.log")]
+    assert any("the agent took too long" in text for text in logs)
 
 
 def test_a_worker_that_does_not_start_fails_the_job(job: Job) -> None:
