@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.hung import hung_s
-from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
+from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell, read_rows
 from simlap.record.view import PREEMPTED, CellState
 from simlap.run.failures import Retries, classify
 from simlap.run.task import GROWS, STOP_REQUEST
@@ -59,7 +59,7 @@ class StudyCallback(tune.Callback):
         attempt = self._attempt(trial)
         cell = attempt.cell
         self._trials[trial.trial_id] = trial
-        self._silence.began(trial.trial_id)
+        self._silence.began(cell.cell_id)
         persist(lambda: self.events.write("cell_started", **cell.place, seed=cell.seed))
         self.progress.started(cell.cell_id, attempt.holds.devices)
 
@@ -67,7 +67,7 @@ class StudyCallback(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         cell = self._attempt(trial).cell
-        self._silence.reported(trial.trial_id)
+        self._silence.reported(cell.cell_id)
         if result.get("placement_group"):
             self.placement_groups[trial.trial_id] = result["placement_group"]
         if "epoch" in result:
@@ -180,18 +180,26 @@ class StudyCallback(tune.Callback):
 
     def end_hung(self) -> None:
         """Kill the processes of cells that have been silent for too long: Tune would wait for ever. They are tried again."""
-        for trial_id, silent_s in self._silence.hung().items():
-            self._silence.ended(trial_id)
-            actor = self._trials[trial_id].temporary_state.ray_actor
-            if actor is not None and trial_id in self.feed.attempts:
-                _log.error("%s: silent for %.0f s, killed", self.feed.attempts[trial_id].cell.cell_id, silent_s)
-                ray.kill(actor)
+        silent = self._silence.hung()
+        for trial_id, attempt in self.feed.attempts.items() if silent else ():
+            cell = attempt.cell
+            actor = self._trials[trial_id].temporary_state.ray_actor if trial_id in self._trials else None
+            if cell.cell_id not in silent or actor is None:
+                continue
+            rows = read_rows(self._folder(cell))
+            if any(row["type"] == "metrics" and row["epoch"] >= cell.stage.experiment.train.epochs for row in rows):
+                self._silence.ended(cell.cell_id)  # trained: how long the last evaluation takes nobody knows
+                continue
+            self._silence.killed(cell.cell_id)
+            _log.error("%s: silent for %.0f s, killed", cell.cell_id, silent[cell.cell_id])
+            ray.kill(actor)
 
     def _over(self, trial: Trial) -> Attempt:
         self._reap(trial)
-        self._silence.ended(trial.trial_id)
         self._trials.pop(trial.trial_id, None)
-        return self.feed.attempts.pop(trial.trial_id)
+        attempt = self.feed.attempts.pop(trial.trial_id)
+        self._silence.ended(attempt.cell.cell_id)
+        return attempt
 
     def _left(self, trial: Trial) -> bool:
         """Whether another launch has taken the study over: what has become of the cell is that one's to say."""

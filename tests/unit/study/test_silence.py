@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from simlap.errors import UserError
 from simlap.hung import VARIABLE, hung_s
+from simlap.study import watch
 from simlap.study.silence import Silence
+from simlap.study.watch import StudyCallback
+from tests.unit.study.pretend import pretend
+from tests.unit.study.test_reconcile import plan
 
 
 class Clock:
@@ -61,6 +69,25 @@ def test_what_comes_before_a_first_epoch_counts_until_more_is_known() -> None:
     assert silence.hung() == {"a": 26.0}
 
 
+def test_a_mistake_is_not_made_for_ever() -> None:
+    """An epoch that is far longer than all before it comes to its end, after some attempts."""
+    clock = Clock()
+    silence = Silence(60.0, clock)
+    silence.began("short")
+    clock.now += 1
+    silence.reported("short")
+    silence.ended("short")
+    attempts = 0
+    while True:
+        silence.began("long")
+        attempts += 1
+        clock.now += 500  # of 600 that it needs
+        if not silence.hung():
+            break
+        silence.killed("long")
+    assert attempts == 4, "after 70, 140 and 280 seconds it was killed"
+
+
 @pytest.mark.parametrize("value", ["", "soon", "0", "-1", "inf", "nan"])
 def test_a_wrong_limit_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
@@ -73,3 +100,29 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hung_s() == 600
     monkeypatch.setenv(VARIABLE, "7.5")
     assert hung_s() == 7.5
+
+
+def test_who_has_trained_is_left_to_be_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    made = plan(tmp_path)
+    trains, evaluates = made.cells[:2]
+    pretend(trains, "running", 1)
+    pretend(evaluates, "running", evaluates.stage.experiment.train.epochs)
+    attempts = {cell.cell_id[:3]: SimpleNamespace(cell=cell) for cell in (trains, evaluates)}
+    given: Any = SimpleNamespace(attempts=attempts)
+    unused: Any = None
+    callback = StudyCallback(made, given, unused, unused, unused, unused)
+    killed: list[str] = []
+    monkeypatch.setattr(watch.ray, "kill", killed.append)
+    clock = Clock()
+    callback._silence = Silence(1.0, clock)
+    for name, attempt in attempts.items():
+        trial: Any = SimpleNamespace(trial_id=name, temporary_state=SimpleNamespace(ray_actor=f"actor of {name}"))
+        callback._trials[name] = trial
+        callback._silence.began(attempt.cell.cell_id)
+        clock.now += 0.1
+        callback._silence.reported(attempt.cell.cell_id)
+    for _ in range(2):
+        clock.now += 100
+        callback.end_hung()
+        assert killed == [f"actor of {trains.cell_id[:3]}"]
