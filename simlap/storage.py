@@ -32,7 +32,13 @@ _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError
 _REFUSED = re.compile(r"AWS Error (?:NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)")
 """Likewise."""
 _log = logging.getLogger("simlap.storage")
+_unproven = False
+"""Whether no storage that is elsewhere has answered yet, in a process that somebody waits for."""
 Result = TypeVar("Result")
+
+
+class StorageError(OSError):
+    """A storage that is elsewhere does not answer, or refuses."""
 
 
 class StorageFullError(OSError):
@@ -40,6 +46,13 @@ class StorageFullError(OSError):
 
     def __str__(self) -> str:
         return f"no space left: {self.strerror}; make room there and run the same command"
+
+
+def expect_an_answer() -> None:
+    """From now on, until a storage that is elsewhere has answered for the first time in this process, it is not waited for: what
+    its user wrote may be wrong. For commands, before they begin."""
+    global _unproven
+    _unproven = True
 
 
 @contextlib.contextmanager
@@ -159,18 +172,28 @@ class Storage:
 
     def _trying(self, path: str, action: Callable[[], Result]) -> Result:
         """Do it; where the storage is elsewhere, again after a pause when that fails. Whatever is done may be done twice: whole
-        objects are read, written and deleted."""
-        for pause in () if self.is_local else _PAUSES_S:
+        objects are read, written and deleted. Raises StorageError where it fails for good, UserError where it never answered."""
+        global _unproven
+        if self.is_local:
+            return action()
+        pauses = iter(() if _unproven else _PAUSES_S)
+        while True:
             try:
-                return action()
+                result = action()
             except _FINAL:
+                _unproven = False
                 raise
             except OSError as error:
-                if _REFUSED.search(str(error)):
-                    raise
+                if _unproven:
+                    raise UserError(f"storage {self.uri!r} does not answer, or refuses: {error}") from error
+                pause = next(pauses, None)
+                if pause is None or _REFUSED.search(str(error)):
+                    raise StorageError(f"storage {self.describe(path)}: {error}") from error
                 _log.warning("%s: %s; tried again in %g s", self.describe(path), error, pause)
                 time.sleep(pause * random.uniform(0.5, 1.5))
-        return action()
+            else:
+                _unproven = False
+                return result
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))

@@ -13,7 +13,7 @@ from rich.markup import escape
 from simlap.cli.output import complain, this_command
 from simlap.errors import UserError
 from simlap.redact import hide_credentials
-from simlap.storage import StorageFullError
+from simlap.storage import StorageError, StorageFullError, expect_an_answer
 
 app = typer.Typer(
     name="simlap",
@@ -45,15 +45,16 @@ RootOption = Annotated[
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 failed cells, claims that do not hold, a run that does not
-    come out again, damaged images, or a full storage, 2 wrong input, 3 budget reached,
+    come out again, damaged images, or a storage that is full or away, 2 wrong input, 3 budget reached,
     4 study taken over, 75 preempted (SIGTERM: saved), 130 interrupted."""
     warnings.filterwarnings("ignore")
+    expect_an_answer()
     try:
         code = app(standalone_mode=False)  # of typer.Exit; None where a command just returns
     except UserError as error:
         complain(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(WRONG_INPUT)
-    except StorageFullError as error:
+    except (StorageError, StorageFullError) as error:
         complain(f"[bold red]error:[/] {escape(str(error))}; continue with: [bold]{escape(this_command())}[/]")
         sys.exit(FAILED)
     except (typer.Abort, KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from simlap.run.worker import run_cell
 from simlap.storage import Storage
 from simlap.train.world import World
 from tests.chaos.test_checkpoints import outcome, run, task
-from tests.integration.object_store import Link, Mood, make_bucket, s3_server
+from tests.integration.object_store import Link, Mood, make_bucket, query_of, s3_server
+from tests.integration.studies import Lab
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +80,13 @@ def test_for_good_is_an_error_and_the_run_goes_on_later(
     assert view.epoch >= 1
     run(storage)
     assert outcome(storage) == undisturbed
+
+
+def test_a_command_says_at_once_that_nobody_is_there(tmp_path: Path, link: Link) -> None:
+    link.mood = "refusing"
+    lab = Lab(tmp_path)
+    done = lab.run("plan", "study.yaml", "--storage", f"s3://gone/runs?{query_of(link.port)}")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: storage 's3://gone/runs")
+    assert "does not answer, or refuses: " in line

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from simlap.errors import UserError
-from simlap.storage import Storage
+from simlap.storage import Storage, expect_an_answer
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "what?", "50%"])
@@ -108,3 +108,30 @@ def test_a_storage_elsewhere_is_tried_again(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(type(error), match=str(error)[:5]):
             storage._trying("x", lambda error=error: fails(99, error))  # type: ignore[misc]
         assert len(done) == tries
+
+
+def test_who_never_answered_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may be wrong: a command says so at once. Once it has answered, it is asked again."""
+    storage = Storage(tmp_path)
+    monkeypatch.setattr(Storage, "is_local", False)
+    monkeypatch.setattr("simlap.storage._PAUSES_S", (0.0, 0.0))
+    tries = 0
+
+    def fails(times: int, error: OSError) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= times:
+            raise error
+        return "done"
+
+    away = OSError("AWS Error NETWORK_CONNECTION")
+    monkeypatch.setattr("simlap.storage._unproven", False)
+    expect_an_answer()
+    with pytest.raises(UserError, match=r"storage '.*' does not answer, or refuses: AWS Error NETWORK"):
+        storage._trying("x", lambda: fails(99, away))
+    assert tries == 1
+    tries = 0
+    with pytest.raises(FileNotFoundError):
+        storage._trying("x", lambda: fails(99, FileNotFoundError("x")))
+    tries = 0
+    assert storage._trying("x", lambda: fails(2, away)) == "done", "that was an answer"

@@ -10,7 +10,6 @@ import pytest
 
 from simlap.errors import UserError
 from simlap.hung import VARIABLE, hung_s
-from simlap.study import watch
 from simlap.study.silence import Silence
 from simlap.study.watch import StudyCallback
 from tests.unit.study.pretend import pretend
@@ -113,7 +112,7 @@ def test_who_has_trained_is_left_to_be_evaluated(tmp_path: Path, monkeypatch: py
     unused: Any = None
     callback = StudyCallback(made, given, unused, unused, unused, unused)
     killed: list[str] = []
-    monkeypatch.setattr(watch.ray, "kill", killed.append)
+    monkeypatch.setattr("simlap.study.watch.ray.kill", killed.append)
     clock = Clock()
     callback._silence = Silence(1.0, clock)
     for name, attempt in attempts.items():
