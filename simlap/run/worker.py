@@ -6,6 +6,7 @@ The same code runs in a warm Tune actor (one worker) and in the workers of a Ray
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import time
@@ -53,8 +54,10 @@ from simlap.train.loop import Progress, fit
 from simlap.train.weights import backbone_of, weights_fingerprint
 from simlap.train.world import World
 
+_log = logging.getLogger("simlap.worker")
 RESULT_SCHEMA_VERSION = 1
-_STOP_POLL_S = 1.0
+_STOP_POLL_S, _STOP_POLL_ELSEWHERE_S = 1.0, 10.0
+"""A look at an object store takes some of a step's time, and costs money."""
 _ASKED = "asked to stop"
 
 
@@ -104,8 +107,10 @@ class StopRequest:
     Asked by an object in the run directory (rank 0 looks for it), or by a notice to this very process.
     """
 
-    def __init__(self, task: CellTask, world: World, *, every_s: float = _STOP_POLL_S) -> None:
-        self._cell, self._world, self._every_s = cell_storage(Storage(task.storage), task.cell_id), world, every_s
+    def __init__(self, task: CellTask, world: World, *, every_s: float | None = None) -> None:
+        self._cell, self._world = cell_storage(Storage(task.storage), task.cell_id), world
+        usual = _STOP_POLL_S if self._cell.is_local else _STOP_POLL_ELSEWHERE_S
+        self._every_s = usual if every_s is None else every_s
         self._looked = time.monotonic()
         self.reason = _ASKED
 
@@ -115,11 +120,17 @@ class StopRequest:
             return True
         if self._world.rank != 0 or time.monotonic() - self._looked < self._every_s:
             return False
-        self._looked = time.monotonic()
         try:
             self.reason = self._cell.read(STOP_REQUEST).decode() or _ASKED
         except FileNotFoundError:
             return False
+        except (
+            OSError
+        ) as error:  # of no consequence here: where the storage stays away, the journal's next row is an error
+            _log.warning("whether to stop is not known: %s", error)
+            return False
+        finally:
+            self._looked = time.monotonic()
         return True
 
 

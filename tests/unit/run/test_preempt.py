@@ -15,7 +15,7 @@ from simlap.run import preempt
 from simlap.run.failures import classify
 from simlap.run.task import STOP_REQUEST, CellTask
 from simlap.run.worker import StopRequest, run_cell
-from simlap.storage import Storage
+from simlap.storage import Storage, StorageError
 from simlap.train.check import check_experiment
 from simlap.train.world import World
 from tests.tiny import tiny
@@ -76,6 +76,19 @@ def test_a_request_in_the_folder_says_why(tmp_path: Path) -> None:
         *_, last = run_cell(made, World(), StopRequest(made, World(), every_s=0.0))
         assert last.stopped
         assert read_cell(Storage(made.storage), made.cell_id).reason == reason
+
+
+def test_a_storage_that_is_away_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = StopRequest(task(tmp_path), World(), every_s=0.0)
+
+    def away(storage: Storage, path: str) -> bytes:
+        raise StorageError("AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(Storage, "read", away)
+    assert not stop()
+    assert "whether to stop is not known: AWS Error NETWORK_CONNECTION" in caplog.text
 
 
 def test_without_work_it_is_what_it_was() -> None:
