@@ -37,6 +37,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     # what a worker prints is in its cell's log, without secrets; Train would keep it once more, with them
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # one more process of every group, for which Train would start a group anew by itself where a node is to be taken away: we do,
+    # between two attempts
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Tune: our journal is the record, so no loggers and no snapshots of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
@@ -58,8 +61,6 @@ _OWN_NODE = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
-    # another process of a run, which asks whether a cloud is about to take the node away
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 """Read where a node starts: for Ray on this machine."""

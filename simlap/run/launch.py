@@ -23,7 +23,6 @@ from simlap.run import preempt
 from simlap.run.cluster import has_dashboard
 from simlap.run.logs import CellLog
 from simlap.run.task import CellTask
-from simlap.run.worker import StopRequest, run_cell
 from simlap.storage import Storage
 from simlap.train.world import World
 
@@ -37,6 +36,9 @@ _ELASTIC_START_S = 20
 def train_worker(task: dict[str, Any]) -> None:
     """Runs in every worker of the group. Where somebody listens it reports to Train once an epoch, on all ranks alike."""
     import ray.util
+
+    # Train's controller and a study's driver load this module, too, and have no use for what trains
+    from simlap.run.worker import StopRequest, run_cell
 
     world = World.current(ray.train.torch.get_device())
     group = ray.util.get_current_placement_group()
