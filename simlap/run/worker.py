@@ -124,9 +124,8 @@ class StopRequest:
             self.reason = self._cell.read(STOP_REQUEST).decode() or _ASKED
         except FileNotFoundError:
             return False
-        except (
-            OSError
-        ) as error:  # of no consequence here: where the storage stays away, the journal's next row is an error
+        except OSError as error:
+            # of no consequence here: where the storage stays away, the journal's next row is an error
             _log.warning("whether to stop is not known: %s", error)
             return False
         finally:

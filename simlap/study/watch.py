@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from simlap.hung import hung_s
-from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell, read_rows
+from simlap.record.journal import cell_storage, end_for_worker, next_attempt, read_cell
 from simlap.record.view import PREEMPTED, CellState
 from simlap.run.failures import Retries, classify
 from simlap.run.task import GROWS, STOP_REQUEST
@@ -186,9 +186,13 @@ class StudyCallback(tune.Callback):
             actor = self._trials[trial_id].temporary_state.ray_actor if trial_id in self._trials else None
             if cell.cell_id not in silent or actor is None:
                 continue
-            rows = read_rows(self._folder(cell))
-            if any(row["type"] == "metrics" and row["epoch"] >= cell.stage.experiment.train.epochs for row in rows):
-                self._silence.ended(cell.cell_id)  # trained: how long the last evaluation takes nobody knows
+            try:
+                trained = read_cell(self.plan.storage, cell.cell_id).epoch >= cell.stage.experiment.train.epochs
+            except OSError as error:  # the storage may be what the cell waits for; Tune would kill all that runs
+                _log.warning("%s: silent, and whether it has trained could not be read: %s", cell.cell_id, error)
+                continue
+            if trained:
+                self._silence.ended(cell.cell_id)  # how long the last evaluation takes nobody knows
                 continue
             self._silence.killed(cell.cell_id)
             _log.error("%s: silent for %.0f s, killed", cell.cell_id, silent[cell.cell_id])

@@ -10,6 +10,7 @@ import pytest
 
 from simlap.errors import UserError
 from simlap.hung import VARIABLE, hung_s
+from simlap.storage import Storage, StorageError
 from simlap.study.silence import Silence
 from simlap.study.watch import StudyCallback
 from tests.unit.study.pretend import pretend
@@ -101,6 +102,10 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hung_s() == 7.5
 
 
+def away(storage: Storage, path: str) -> bytes:
+    raise StorageError("AWS Error NETWORK_CONNECTION")
+
+
 def test_who_has_trained_is_left_to_be_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "1")
     made = plan(tmp_path)
@@ -121,6 +126,11 @@ def test_who_has_trained_is_left_to_be_evaluated(tmp_path: Path, monkeypatch: py
         callback._silence.began(attempt.cell.cell_id)
         clock.now += 0.1
         callback._silence.reported(attempt.cell.cell_id)
+    clock.now += 100
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "read", away)
+        callback.end_hung()
+    assert killed == [], "where nobody can tell, nobody is killed"
     for _ in range(2):
         clock.now += 100
         callback.end_hung()
